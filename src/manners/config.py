@@ -1,0 +1,102 @@
+"""Configuration: small frozen pydantic models, read from YAML, with `--set` overrides and errors that help."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from manners.errors import MannersError
+
+
+class Config(BaseModel):
+    """The base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-5` as text; everybody in this field means a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|\.?[0-9]+(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9]*|\.[0-9]+)$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def load_config(kind: type[ConfigT], path: Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read `path` (YAML; none = all defaults), apply `key.sub=value` overrides, and check the result against `kind`.
+
+    Raises MannersError with one line for a missing file, a file that is not YAML, an unknown key (with the nearest known
+    one), or a value of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            read = parse_yaml(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MannersError(f"config file {path} does not exist") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise MannersError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
+        if read is not None and not isinstance(read, dict):
+            raise MannersError(f"config file {path} must hold keys and values, not {type(read).__name__}")
+        values = read or {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise MannersError(f"--set takes key=value, not {override!r}")
+        _assign(values, key.strip().split("."), parse_yaml(value), override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise MannersError(_explain(kind, error, path)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML: every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _assign(values: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise MannersError(f"--set {override}: {key} holds a value, not further keys")
+        values = inner
+    values[keys[-1]] = value
+
+
+def _explain(kind: type[Config], error: ValidationError, path: Path | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    file = f" in {path}" if path else ""
+    if first["type"] == "extra_forbidden":
+        known = _keys(kind, first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown config key {where!r}{file}; {hint}"
+    return f"config key {where!r}{file}: {first['msg']} (got {first.get('input')!r})"
+
+
+def _keys(kind: type[Config], path: Sequence[str | int]) -> list[str]:
+    fields: Mapping[str, Any] = kind.model_fields
+    for part in path:
+        inner = fields[str(part)].annotation if str(part) in fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        fields = inner.model_fields
+    return list(fields)

@@ -1,0 +1,211 @@
+"""The run directory: where a method leaves its config, metrics, samples, checkpoints and report.
+
+    RUN/config.yaml  environment.json  lineage.json  metrics.jsonl  samples.jsonl  checkpoints/  report.html
+
+Everything is written beside its final place and renamed, so that no reader and no crash ever sees half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from manners.config import Config, dump_config
+from manners.errors import MannersError
+
+_PACKAGES = ("manners", "torch", "transformers", "accelerate", "numpy", "safetensors")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, and rename it to `path` when the block ends well; else remove it.
+
+    Works for a file and for a directory. Raises MannersError when the disk is full or the place cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _remove(beside)
+    try:
+        yield beside
+        if path.is_dir():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            _remove(old)
+            path.rename(old)
+            beside.rename(path)
+            _remove(old)
+        else:
+            beside.replace(path)
+    except OSError as error:
+        _remove(beside)
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise MannersError(f"cannot write {path}: {reason}; free some room or choose another place") from error
+    except BaseException:
+        _remove(beside)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(_read(path))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSONL file. A last line cut short by a crash is left out; any other broken line is an error."""
+    lines = _read(path).split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise MannersError(f"{path} line {number} is not JSON") from None
+    return rows
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MannersError(f"{path} does not exist") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise MannersError(f"cannot read {path}: {error}") from None
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file, or of the names and contents of all files of a directory."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+class Run:
+    """A directory that one command fills. `create` refuses one that already holds a run, unless told to replace it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, kind: str, config: Config, lineage: Mapping[str, Any], replace: bool = False) -> Run:
+        """Start a run of `kind` ("sft", "reward", "ppo", ...) in `path`.
+
+        `lineage` names what the run is made from: {name: {"path": ..., "hash": ...}}. Raises MannersError when the directory
+        holds something already and `replace` is False.
+        """
+        if path.exists() and not path.is_dir():
+            raise MannersError(f"{path} is a file; name a directory for the run")
+        if path.is_dir() and any(path.iterdir()):
+            if not replace:
+                raise MannersError(f"{path} is not empty; choose another --run or say --replace")
+            if not (path / "config.yaml").exists():
+                raise MannersError(f"{path} holds other files and no run; it is not replaced, choose another --run")
+            shutil.rmtree(path)
+        run = cls(path)
+        write_text(path / "config.yaml", f"# {kind}\n{dump_config(config)}")
+        write_json(path / "environment.json", environment())
+        write_json(path / "lineage.json", {"kind": kind, "made_from": dict(lineage)})
+        run.mark("running")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        if not (path / "lineage.json").exists():
+            raise MannersError(f"{path} is not a run directory (no lineage.json); `manners runs` lists the runs")
+        return cls(path)
+
+    @property
+    def kind(self) -> str:
+        return str(read_json(self.path / "lineage.json")["kind"])
+
+    def mark(self, status: str, **facts: Any) -> None:
+        """Say where the run stands: "running", "finished", "interrupted" or "failed", with facts worth knowing later."""
+        write_json(self.path / "status.json", {"status": status, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+
+    @property
+    def status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        return dict(read_json(path)) if path.exists() else {"status": "unknown"}
+
+    def log(self, **metrics: Any) -> None:
+        """Append one row to metrics.jsonl and push it to the disk."""
+        self._append("metrics.jsonl", metrics)
+
+    def sample(self, **sample: Any) -> None:
+        """Append one row to samples.jsonl."""
+        self._append("samples.jsonl", sample)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        return read_jsonl(path) if path.exists() else []
+
+    def samples(self) -> list[dict[str, Any]]:
+        path = self.path / "samples.jsonl"
+        return read_jsonl(path) if path.exists() else []
+
+    def checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / name
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[Run]:
+        """Mark the run finished, interrupted (Ctrl-C) or failed when the block ends; the exception goes on."""
+        start = time.monotonic()
+        try:
+            yield self
+        except KeyboardInterrupt:
+            self.mark("interrupted", seconds=round(time.monotonic() - start, 1))
+            raise
+        except BaseException as error:
+            self.mark("failed", seconds=round(time.monotonic() - start, 1), error=str(error)[:500])
+            raise
+        self.mark("finished", seconds=round(time.monotonic() - start, 1))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine: what somebody needs to run the same thing again. No host name, no user name."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "cpus": os.cpu_count(), "packages": versions}
