@@ -183,12 +183,14 @@ class Judgement:
         prompt = Prompt.from_json(value["prompt"])
         completions = tuple(Completion.from_json({**c, "prompt_id": prompt.id}) for c in value["completions"])
         ids = [c.id for c in completions]
-        ranking = Ranking.from_json({
-            **value,
-            "prompt_id": prompt.id,
-            "tiers": [[_at(ids, i) for i in tier] for tier in value["tiers"]],
-            "shown": [_at(ids, i) for i in value.get("shown") or range(len(ids))],
-        })
+        ranking = Ranking.from_json(
+            {
+                **value,
+                "prompt_id": prompt.id,
+                "tiers": [[_at(ids, i) for i in tier] for tier in value["tiers"]],
+                "shown": [_at(ids, i) for i in value.get("shown") or range(len(ids))],
+            }
+        )
         return cls(prompt, completions, ranking)
 
 

@@ -16,14 +16,28 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from manners.config import Config, dump_config
 from manners.errors import MannersError
+
+T = TypeVar("T")
+
+
+class Track(Protocol):
+    """Goes through `items` and shows how far along it is: the command line gives one that draws a bar."""
+
+    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]: ...
+
+
+def untracked(items: Sequence[T], description: str) -> Iterable[T]:  # noqa: ARG001 - the signature is Track's
+    """Goes through `items` silently."""
+    return items
+
 
 _PACKAGES = ("manners", "torch", "transformers", "accelerate", "numpy", "safetensors")
 
@@ -157,7 +171,10 @@ class Run:
 
     def mark(self, status: str, **facts: Any) -> None:
         """Say where the run stands: "running", "finished", "interrupted" or "failed", with facts worth knowing later."""
-        write_json(self.path / "status.json", {"status": status, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+        write_json(
+            self.path / "status.json",
+            {"status": status, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts},
+        )
 
     @property
     def status(self) -> dict[str, Any]:
@@ -208,4 +225,9 @@ def environment() -> dict[str, Any]:
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    return {"python": sys.version.split()[0], "platform": platform.platform(), "cpus": os.cpu_count(), "packages": versions}
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+    }

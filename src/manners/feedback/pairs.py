@@ -1,0 +1,175 @@
+"""From rankings to what training reads: pairs, demonstrations, and the split of the prompts.
+
+Everything is split by prompt and never by pair: all that is known about one prompt stands on one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from manners.errors import MannersError
+from manners.records import SPLITS, Completion, Judgement, Pair, Prompt, Split, content_hash
+from manners.runs import file_hash, read_jsonl, write_json, write_jsonl
+
+MANIFEST = "manifest.json"
+
+
+def pairs_of(judgement: Judgement) -> list[Pair]:
+    """The ordered pairs that one ranking contains, the preferred completion first.
+
+    Completions 1, 2, 3 ranked 2nd, 1st, 3rd give (2, 1), (2, 3), (1, 3). Ties, equal texts, completions that the
+    ranking does not name, and rankings that say `all_bad` give no pairs. Every pair weighs 1/C(K,2) for K named
+    completions, so that a ranking counts once however long it is, and less than once when it holds ties, which say less
+    (Ouyang et al. 2022, arXiv:2203.02155, eq. 1). `margin` is the distance in tiers, 1 for neighbours.
+    """
+    ranking = judgement.ranking
+    if ranking.all_bad:
+        return []
+    completions = {completion.id: completion for completion in judgement.completions}
+    named = sum(len(tier) for tier in ranking.tiers)
+    pairs = []
+    for (better, upper), (worse, lower) in combinations(enumerate(ranking.tiers), 2):
+        for chosen in upper:
+            for rejected in lower:
+                if completions[chosen].text == completions[rejected].text:
+                    continue
+                pairs.append(
+                    Pair(
+                        judgement.prompt,
+                        completions[chosen],
+                        completions[rejected],
+                        weight=1 / math.comb(named, 2),
+                        margin=float(worse - better),
+                        ranking_id=ranking.id,
+                    )
+                )
+    return pairs
+
+
+def demonstrations(judgements: Iterable[Judgement]) -> list[tuple[Prompt, Completion]]:
+    """The preferred completions, for supervised fine-tuning: the top tier of every ranking, each completion once.
+
+    Rankings that say `all_bad` and completions that were cut off at the length limit are left out.
+    """
+    found: dict[str, tuple[Prompt, Completion]] = {}
+    for judgement in judgements:
+        if judgement.ranking.all_bad:
+            continue
+        completions = {completion.id: completion for completion in judgement.completions}
+        for completion_id in judgement.ranking.tiers[0]:
+            if completions[completion_id].finished:
+                found.setdefault(completion_id, (judgement.prompt, completions[completion_id]))
+    return list(found.values())
+
+
+def split_of(prompt: Prompt, seed: int, validation: float = 0.1, test: float = 0.1) -> Split:
+    """The split of a prompt: its own where it has one, else drawn by a hash of the seed and the prompt.
+
+    `validation` and `test` are the shares of the prompts that have no split of their own. The same prompt always gets
+    the same split, whatever else is in the store. Raises MannersError when the shares leave nothing to train on.
+    """
+    if validation < 0 or test < 0 or validation + test >= 1:
+        raise MannersError(
+            f"validation ({validation}) and test ({test}) must be shares that leave something to train on"
+        )
+    if prompt.split:
+        return prompt.split
+    drawn = _draw("split", seed, prompt.id)
+    if drawn < test:
+        return "test"
+    return "validation" if drawn < test + validation else "train"
+
+
+def in_split(
+    judgements: Iterable[Judgement], split: Split, seed: int, validation: float = 0.1, test: float = 0.1
+) -> Iterator[Judgement]:
+    """The judgements whose prompts are in `split`, in their order."""
+    return (j for j in judgements if split_of(j.prompt, seed, validation, test) == split)
+
+
+def make_pairs(
+    judgements: Iterable[Judgement], seed: int, validation: float = 0.1, test: float = 0.1
+) -> dict[Split, list[Pair]]:
+    """All pairs of all judgements by the split of their prompts. Every split is there, be it empty."""
+    pairs: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
+    for judgement in judgements:
+        pairs[split_of(judgement.prompt, seed, validation, test)].extend(pairs_of(judgement))
+    return pairs
+
+
+def halves(
+    judgements: Iterable[Judgement], seed: int, validation: float = 0.1, test: float = 0.1
+) -> tuple[list[Judgement], list[Judgement]]:
+    """The judgements of the training prompts in two halves without a common prompt, for the first and the second judge.
+
+    Within each category, and in all, the halves differ by one prompt at most. Which half a prompt falls into depends on
+    the seed and on the other training prompts.
+    """
+    training = list(in_split(judgements, "train", seed, validation, test))
+    categories: dict[str, str] = {}
+    for judgement in training:
+        categories.setdefault(judgement.prompt.id, judgement.prompt.category)
+    order = sorted(categories, key=lambda prompt_id: (categories[prompt_id], _draw("halves", seed, prompt_id)))
+    first = set(order[::2])
+    return (
+        [judgement for judgement in training if judgement.prompt.id in first],
+        [judgement for judgement in training if judgement.prompt.id not in first],
+    )
+
+
+def write_pairs(directory: Path, pairs: Mapping[Split, list[Pair]], **made_from: Any) -> dict[str, Any]:
+    """Write train.jsonl, validation.jsonl, test.jsonl and manifest.json, and return the manifest.
+
+    The manifest holds `made_from` (seed, shares, the store's content hash: what the caller names) and for each split
+    its file, the number of pairs, rankings and prompts, and the file's hash. It is written last, so that it speaks of
+    whole files. Raises MannersError when there is no pair at all, when a prompt stands in two splits, or when the place
+    cannot be written.
+    """
+    prompts = {split: {pair.prompt.id for pair in pairs.get(split, ())} for split in SPLITS}
+    if not any(prompts.values()):
+        raise MannersError(
+            "there are no pairs to write: no ranking prefers one completion to another; collect more judgements"
+        )
+    for one, other in combinations(SPLITS, 2):
+        if shared := prompts[one] & prompts[other]:
+            raise MannersError(
+                f"{len(shared)} prompts are both in {one} and in {other}; split by prompt with make_pairs"
+            )
+    (directory / MANIFEST).unlink(missing_ok=True)
+    splits = {}
+    for split in SPLITS:
+        path = directory / f"{split}.jsonl"
+        rows = pairs.get(split, [])
+        write_jsonl(path, (pair.to_json() for pair in rows))
+        splits[split] = {
+            "file": path.name,
+            "pairs": len(rows),
+            "rankings": len({pair.ranking_id for pair in rows}),
+            "prompts": len(prompts[split]),
+            "hash": file_hash(path),
+        }
+    manifest = {"kind": "pairs", "made_from": made_from, "splits": splits}
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of one file that `write_pairs` wrote. Raises MannersError when it is missing or is something else."""
+    if path.is_dir():
+        raise MannersError(f"{path} is a directory; name one of its files, such as {path / 'train.jsonl'}")
+    pairs = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            pairs.append(Pair.from_json(row))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise MannersError(f"row {number} of {path} is no pair; make the file with `manners pairs`") from None
+    return pairs
+
+
+def _draw(*parts: Any) -> float:
+    """A number in [0, 1) that depends on nothing but `parts`."""
+    return int(content_hash(*parts), 16) / 16**16

@@ -1,0 +1,1 @@
+"""The learner: holds the weights that change and changes them."""

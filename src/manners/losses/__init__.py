@@ -1,0 +1,1 @@
+"""Losses as pure functions: tensors in, unreduced tensors out; hyper-parameters are keyword floats."""

@@ -1,0 +1,30 @@
+"""The clipped policy loss of PPO."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PolicyLoss(NamedTuple):
+    """loss, ratio [B, T]; clipped [B, T] bool: the clipped branch is the one that counts and has no gradient."""
+
+    loss: Tensor
+    ratio: Tensor
+    clipped: Tensor
+
+
+def clipped_policy_loss(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+) -> PolicyLoss:
+    """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) per token, ρ = exp(log π − log π_old).
+
+    logps, old_logps (nats), advantages: [B, T]. Only `logps` carries a gradient. Schulman et al. 2017 (arXiv 1707.06347),
+    eq. 7, with the sign of a loss. Known value: π = π_old gives −A.
+    """
+    ratio = torch.exp(logps - old_logps)
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    return PolicyLoss(torch.maximum(unclipped, clipped), ratio, clipped > unclipped)

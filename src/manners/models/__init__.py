@@ -1,0 +1,1 @@
+"""Models: the starter, loading, one trunk with small trainable parts on it, and their files."""

@@ -1,0 +1,221 @@
+"""Low-rank adapters (LoRA) on the linear layers of a frozen decoder, several by name, in peft's file format.
+
+Own code rather than peft, because one trunk plays four roles many times a second: which adapter is on is one attribute, and an
+adapter can be merged into its layers while the policy samples and taken out again without a rounding trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from manners.errors import MannersError
+from manners.runs import read_json, write_json, writing
+
+_PREFIX = "base_model.model."
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer plus (alpha/rank)·B·A of the adapter that is `active` (None: the layer as it was).
+
+    A [rank, inputs] is drawn as in peft (Kaiming uniform, a = √5), B [outputs, rank] is 0, so a new adapter changes nothing.
+    Hu et al. 2021 (arXiv 2106.09685).
+    """
+
+    def __init__(self, base: nn.Linear | Conv1D) -> None:
+        super().__init__()
+        self.base = base
+        self.transposed = isinstance(base, Conv1D)  # GPT-2 stores its weights as [inputs, outputs]
+        rows, columns = base.weight.shape
+        self.outputs, self.inputs = (columns, rows) if self.transposed else (rows, columns)
+        self.a = nn.ParameterDict()
+        self.b = nn.ParameterDict()
+        self.scale: dict[str, float] = {}
+        self.active: str | None = None
+
+    def add(self, name: str, rank: int, alpha: float, generator: torch.Generator) -> None:
+        weight = self.base.weight
+        bound = 1 / math.sqrt(self.inputs)
+        a = torch.empty(rank, self.inputs).uniform_(-bound, bound, generator=generator)
+        self.a[name] = nn.Parameter(a.to(weight.device))
+        self.b[name] = nn.Parameter(torch.zeros(self.outputs, rank, device=weight.device))
+        self.scale[name] = alpha / rank
+
+    def delta(self, name: str) -> Tensor:
+        """The adapter's change to the stored weight, in the weight's own layout."""
+        change = self.scale[name] * (self.b[name] @ self.a[name])
+        return change.T if self.transposed else change
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        if self.active is None:
+            return y
+        low = nn.functional.linear(x, self.a[self.active].to(x.dtype))
+        return y + nn.functional.linear(low, self.b[self.active].to(x.dtype)) * self.scale[self.active]
+
+
+class Adapters:
+    """All adapters of one trunk. `layers` are its LoRALinear modules by their name in the plain model."""
+
+    def __init__(self, layers: Mapping[str, LoRALinear]) -> None:
+        self.layers = dict(layers)
+        self.rank: dict[str, int] = {}
+        self.alpha: dict[str, float] = {}
+
+    def add(self, name: str, *, rank: int, alpha: float, seed: int) -> None:
+        """A new adapter that changes nothing yet. Its parameters are float32 whatever the base is."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.layers.values():
+            layer.add(name, rank, alpha, generator)
+        self.rank[name], self.alpha[name] = rank, alpha
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        return [p for layer in self.layers.values() for p in (layer.a[name], layer.b[name])]
+
+    @contextlib.contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Within the block the adapter `name` is on; None is the bare base, that is, the reference."""
+        before = [layer.active for layer in self.layers.values()]
+        for layer in self.layers.values():
+            layer.active = name
+        try:
+            yield
+        finally:
+            for layer, old in zip(self.layers.values(), before, strict=True):
+                layer.active = old
+
+    @contextlib.contextmanager
+    def merged(self, name: str | None) -> Iterator[None]:
+        """Within the block the base's weights include the adapter; afterwards the very same tensors are back."""
+        kept = {}
+        with torch.no_grad():
+            for key, layer in self.layers.items() if name is not None else ():
+                kept[key] = layer.base.weight
+                merged = layer.base.weight + layer.delta(name).to(layer.base.weight.dtype)  # type: ignore[arg-type]
+                layer.base.weight = nn.Parameter(merged, requires_grad=False)
+        try:
+            with self.using(None):
+                yield
+        finally:
+            for key, weight in kept.items():
+                self.layers[key].base.weight = weight
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The adapter's tensors under peft's names."""
+        state = {}
+        for key, layer in self.layers.items():
+            state[f"{_PREFIX}{key}.lora_A.weight"] = layer.a[name].detach()
+            state[f"{_PREFIX}{key}.lora_B.weight"] = layer.b[name].detach()
+        return state
+
+    def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Fill the adapter `name` from tensors under peft's names. Raises MannersError if they are of another model."""
+        own = self.state(name)
+        if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
+            raise MannersError(
+                f"the adapter does not fit this model: it holds {len(state)} tensors, the model wants {len(own)}"
+                " (another architecture, rank or train_layers)"
+            )
+        with torch.no_grad():
+            for key, tensor in own.items():
+                tensor.copy_(state[key])
+
+    def save(self, name: str, folder: Path, base: str) -> None:
+        """Write adapter_model.safetensors and adapter_config.json into `folder`, as peft does; `base` names the base model."""
+        config = {
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": self.rank[name],
+            "lora_alpha": self.alpha[name], "lora_dropout": 0.0, "bias": "none", "inference_mode": True,
+            "fan_in_fan_out": any(layer.transposed for layer in self.layers.values()),
+            "target_modules": sorted(self.layers),
+        }  # fmt: skip
+        write_json(folder / "adapter_config.json", config)
+        state = {k: v.contiguous().cpu() for k, v in self.state(name).items()}
+        with writing(folder / "adapter_model.safetensors") as beside:
+            save_file(state, beside, metadata={"format": "pt"})
+
+    def load(self, name: str, folder: Path) -> None:
+        """Add the adapter in `folder` (peft's format) under `name`. Raises MannersError where it does not fit."""
+        config = read_adapter_config(folder)
+        self.add(name, rank=int(config["r"]), alpha=float(config["lora_alpha"]), seed=0)
+        self.load_state(name, read_tensors(folder / "adapter_model.safetensors"))
+
+
+def merge_adapter(model: Any, folder: Path) -> None:
+    """Add the adapter in `folder` (peft's format) to the weights of a plain `model`, for good."""
+    config = read_adapter_config(folder)
+    scale = float(config["lora_alpha"]) / int(config["r"])
+    state = read_tensors(folder / "adapter_model.safetensors")
+    for key in [k for k in state if k.endswith(".lora_A.weight")]:
+        name = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+        try:
+            layer = model.get_submodule(name)
+            change = scale * (state[f"{_PREFIX}{name}.lora_B.weight"] @ state[key])
+            change = change.T if isinstance(layer, Conv1D) else change
+            with torch.no_grad():
+                layer.weight += change.to(layer.weight)
+        except (AttributeError, KeyError, RuntimeError):
+            raise MannersError(
+                f"the adapter in {folder} does not fit the model: {name} is not there or has another shape"
+            ) from None
+
+
+def compose_adapters(folders: Sequence[Path], target: Path, base: str) -> None:
+    """Write one adapter into `target` that equals those in `folders` on top of each other: their ranks add up, exactly.
+
+    s₁B₁A₁ + s₂B₂A₂ = [s₁B₁ s₂B₂]·[A₁; A₂]. Where an adapter leaves a layer out, zeros stand in for it.
+    """
+    parts = [(read_adapter_config(f), read_tensors(f / "adapter_model.safetensors")) for f in folders]
+    names = sorted(
+        {k.removesuffix(".lora_A.weight") for _, state in parts for k in state if k.endswith(".lora_A.weight")}
+    )
+    rank = sum(int(config["r"]) for config, _ in parts)
+    combined = {}
+    for name in names:
+        shapes = next(
+            (s[f"{name}.lora_A.weight"], s[f"{name}.lora_B.weight"]) for _, s in parts if f"{name}.lora_A.weight" in s
+        )
+        a, b = [], []
+        for config, state in parts:
+            low = int(config["r"])
+            a.append(state.get(f"{name}.lora_A.weight", torch.zeros(low, shapes[0].shape[1])))
+            up = state.get(f"{name}.lora_B.weight", torch.zeros(shapes[1].shape[0], low))
+            b.append(up * (float(config["lora_alpha"]) / low))
+        combined[f"{name}.lora_A.weight"], combined[f"{name}.lora_B.weight"] = torch.cat(a), torch.cat(b, 1)
+    config = {**parts[-1][0], "r": rank, "lora_alpha": rank, "base_model_name_or_path": base,
+              "target_modules": [n.removeprefix(_PREFIX) for n in names]}  # fmt: skip
+    write_json(target / "adapter_config.json", config)
+    with writing(target / "adapter_model.safetensors") as beside:
+        save_file(combined, beside, metadata={"format": "pt"})
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The adapter's configuration. Raises MannersError for a folder without one, or a kind of adapter other than plain LoRA."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        raise MannersError(f"{folder} holds no adapter (no adapter_config.json)")
+    config = dict(read_json(path))
+    unknown = [
+        k for k in ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern") if config.get(k)
+    ]
+    if config.get("peft_type") != "LORA" or unknown:
+        raise MannersError(f"{folder} is not a plain LoRA adapter ({', '.join(unknown) or config.get('peft_type')})")
+    return config
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises MannersError for a missing or broken file."""
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise MannersError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise MannersError(f"{path} is not a whole safetensors file: {error}") from None

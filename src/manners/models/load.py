@@ -1,0 +1,100 @@
+"""Loading: any Hugging Face decoder by path or id, the starter by name, or a policy of ours (its base with the adapters merged)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from manners.errors import MannersError
+from manners.models.adapters import merge_adapter, read_adapter_config
+from manners.models.starter import starter
+from manners.models.trunk import TrainLayers, Trunk
+
+
+def load_trunk(
+    model: str,
+    train_layers: TrainLayers = "all",
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Trunk:
+    """The model as a frozen trunk with room for adapters on its top `train_layers` layers.
+
+    `model`: "starter", a folder with a Hugging Face checkpoint, a run or checkpoint of ours (its adapters are merged into the
+    base), or a Hub id. Weights are read from safetensors only. Raises MannersError for whatever cannot be loaded.
+    """
+    base, adapters = lineage_of(model)
+    loaded, tokenizer = _load_plain(base, device, trust_remote_code, say)
+    for folder in adapters:
+        merge_adapter(loaded, folder)
+    return Trunk(loaded, tokenizer, train_layers, name=model)
+
+
+def lineage_of(model: str) -> tuple[str, list[Path]]:
+    """The plain base model at the bottom of `model`, and the policy adapters on it, in the order they were trained."""
+    adapters: list[Path] = []
+    while (folder := checkpoint_folder(model)) is not None:
+        adapters.insert(0, folder)
+        model = str(read_adapter_config(folder)["base_model_name_or_path"])
+        if len(adapters) > 16:
+            raise MannersError(f"{folder}: the chain of base models does not end")
+    return model, adapters
+
+
+def checkpoint_folder(model: str) -> Path | None:
+    """The adapter folder that `model` names: a run (its best, else its final checkpoint) or a checkpoint; None for other models."""
+    path = Path(model)
+    if (path / "adapter_config.json").exists():
+        return path
+    if (path / "lineage.json").exists():
+        for name in ("best", "final"):
+            if (path / "checkpoints" / name / "adapter_config.json").exists():
+                return path / "checkpoints" / name
+        raise MannersError(f"run {path} has no checkpoint to load; let it finish, or name another run")
+    return None
+
+
+def _load_plain(base: str, device: str, trust_remote_code: bool, say: Callable[[str], None]) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    source = str(starter(say)) if base == "starter" else base
+    if ("/" not in source or source.startswith((".", "/"))) and not Path(source).is_dir():
+        raise MannersError(f"model {source!r} does not exist; give a folder, a Hub id such as owner/name, or 'starter'")
+    place = pick_device() if device == "auto" else torch.device(device)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=pick_dtype(place), use_safetensors=True, trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise MannersError(f"model {source!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    if report["missing_keys"]:
+        raise MannersError(
+            f"model {source!r} is not a whole causal language model: {len(report['missing_keys'])} weights are missing,"
+            f" among them {sorted(report['missing_keys'])[0]}; use a checkpoint of this architecture"
+        )
+    return model.to(place), tokenizer
+
+
+def pick_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the accelerator computes in it, else float32: on most CPUs bfloat16 is hundreds of times slower."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,1 @@
+"""Tensor operations that every method shares. They know torch and nothing else."""

@@ -1,0 +1,45 @@
+"""Confidence intervals by the bootstrap."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_mean(
+    values: Tensor, clusters: Tensor | None = None, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap of the mean of `values` [N]; whole clusters are drawn where `clusters` [N] long names them.
+
+    Pairs of one prompt are not independent: name the prompt as the cluster. With one cluster the interval is undefined and
+    spans everything (−inf, inf). Efron & Tibshirani 1993, ch. 13.
+    """
+    values = values.double()
+    if clusters is None:
+        clusters = torch.arange(len(values))
+    _, group = clusters.unique(return_inverse=True)
+    count = int(group.max()) + 1 if len(values) else 0
+    if count < 2:
+        mean = values.mean().item() if len(values) else float("nan")
+        return Interval(mean, float("-inf"), float("inf"))
+    sums = torch.zeros(count, dtype=torch.double).index_add_(0, group, values)
+    sizes = torch.zeros(count, dtype=torch.double).index_add_(0, group, torch.ones_like(values))
+    draws = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
+    means = sums[draws].sum(1) / sizes[draws].sum(1)
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    return Interval(values.mean().item(), low, high)

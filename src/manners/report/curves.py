@@ -1,0 +1,284 @@
+"""Which curves a report shows, in which order, and what each of them should look like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from manners.report.evidence import Row
+from manners.report.numerals import number
+
+Colour = Literal["blue", "orange", "green", "purple"]
+Steps = Sequence[tuple[float, Row]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric: its key in metrics.jsonl and its name in the legend. `dots`: measured only now and then."""
+
+    key: str
+    label: str
+    colour: Colour = "blue"
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Lines that share a unit. `levels` are values worth comparing with: (value, name)."""
+
+    unit: str
+    lines: tuple[Line, ...]
+    levels: tuple[tuple[float, str], ...] = ()
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure: axes above each other over the same steps, and one sentence for whoever has not seen such a curve."""
+
+    name: str
+    title: str
+    lesson: str
+    axes: tuple[Axis, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(line.key for axis in self.axes for line in axis.lines)
+
+
+def _trained(key: str, what: str) -> Line:
+    return Line(key, f"training {what}")
+
+
+def _held_out(key: str, what: str) -> Line:
+    return Line(key, f"held-out {what}", "orange", dots=True)
+
+
+POLICY: tuple[Panel, ...] = (
+    Panel(
+        "reward",
+        "Reward",
+        "Should climb and then level off, the held-out points with it; where they stay behind, the training prompts "
+        "were learned by heart.",
+        (Axis("mean reward per answer", (_trained("reward", "prompts"), _held_out("heldout_reward", "prompts"))),),
+    ),
+    Panel(
+        "second-judge",
+        "The second judge",
+        "Never used for training. Should climb with the reward; where it turns down while the reward still climbs, the "
+        "policy has begun to please its judge.",
+        (Axis("mean score per answer", (_held_out("heldout_second_judge", "prompts"),)),),
+    ),
+    Panel(
+        "kl",
+        "Distance from the start",
+        "Should rise quickly and then stay near its target; a climb without end means that moving away is too cheap.",
+        (Axis("KL, nats per sequence", (_trained("kl", "prompts"), _held_out("heldout_kl", "prompts"))),),
+    ),
+    Panel(
+        "entropy",
+        "Entropy",
+        "How open the choice of the next token still is. Should sink slowly; a fall towards zero means that the policy "
+        "always says the same.",
+        (Axis("entropy, nats per token", (Line("entropy", "entropy"),)),),
+    ),
+    Panel(
+        "beta",
+        "The price of moving away",
+        "The controller raises the price while KL is above its target. Should settle, and the penalty should stay well "
+        "below the reward that is gained.",
+        (
+            Axis("price β, reward per nat", (Line("beta", "β"),)),
+            Axis("penalty, reward per answer", (Line("shift_penalty", "shift penalty", "orange"),)),
+        ),
+    ),
+    Panel(
+        "value",
+        "The value function",
+        "Its error should fall, and the share of the reward's variance that it explains should rise towards 1; below 0 "
+        "it is worse than guessing the mean.",
+        (
+            Axis("value loss, squared reward", (Line("value_loss", "value loss"),)),
+            Axis(
+                "explained variance, at most 1",
+                (Line("explained_variance", "explained variance", "orange"),),
+                levels=((0.0, ""),),
+            ),
+        ),
+    ),
+    Panel(
+        "length",
+        "Length and endings",
+        "Length should change only as far as the judges have reason to ask for it, and answers should go on coming to "
+        "an end.",
+        (
+            Axis("answer length, tokens", (Line("length", "length"),)),
+            Axis("finished answers, % of all", (Line("finished", "finished", "orange"),), share=True),
+        ),
+    ),
+    Panel(
+        "update",
+        "Size of the updates",
+        "Usually 5 to 20 % of the tokens reach the clip, and one step moves the policy by less than 0.05 nats; more "
+        "means that the steps are too large.",
+        (
+            Axis("clipped tokens, % of all", (Line("clip_fraction", "clip fraction"),), share=True),
+            Axis("KL to the policy before the step, nats per token", (Line("approx_kl", "approx. KL", "orange"),)),
+        ),
+    ),
+    Panel(
+        "variety",
+        "Variety",
+        "The share of word pairs in the answers that differ from each other. Should stay about where it was; a fall "
+        "means that answers repeat themselves.",
+        (Axis("distinct word pairs, % of all", (Line("distinct_2", "distinct-2"),), share=True),),
+    ),
+    Panel(
+        "optimiser",
+        "Policy loss and learning rate",
+        "The policy loss is no measure of progress: it hovers around zero. Only sudden jumps are worth a look.",
+        (
+            Axis("policy loss, advantage units", (Line("policy_loss", "policy loss"),), levels=((0.0, ""),)),
+            Axis("learning rate, per step", (Line("learning_rate", "learning rate", "orange"),)),
+        ),
+    ),
+    Panel(
+        "checks",
+        "Two checks",
+        "Before the first update of a step the policy is still the one that sampled, so the ratio must be 1. A "
+        "gradient that jumps goes with steps that were too large.",
+        (
+            Axis("first ratio of probabilities", (Line("first_ratio", "first ratio"),), levels=((1.0, ""),)),
+            Axis("gradient norm, before it is cut", (Line("gradient_norm", "gradient norm", "orange"),)),
+        ),
+    ),
+)
+
+_RATE = Panel(
+    "learning-rate",
+    "Learning rate",
+    "Warms up, then sinks; shown to explain kinks in the other curves.",
+    (
+        Axis("learning rate, per step", (Line("learning_rate", "learning rate"),)),
+        Axis("gradient norm, before it is cut", (Line("grad_norm", "gradient norm", "orange"),)),
+    ),
+)
+
+JUDGE: tuple[Panel, ...] = (
+    Panel(
+        "loss",
+        "Loss",
+        "Starts near log 2 = 0.69, the loss of a coin toss, and should fall; it jumps about, because each point is one "
+        "small batch.",
+        (
+            Axis(
+                "loss, nats per pair",
+                (_trained("loss", "pairs"), _held_out("heldout_loss", "pairs")),
+                levels=((math.log(2), "coin toss"),),
+            ),
+        ),
+    ),
+    Panel(
+        "accuracy",
+        "Accuracy",
+        "The share of judgements that it agrees with. Should rise from 50 % and level off; people agree with each "
+        "other in about 60 to 80 %.",
+        (
+            Axis(
+                "agreement, % of judgements",
+                (_trained("accuracy", "pairs"), _held_out("heldout_accuracy", "pairs")),
+                levels=((0.5, "coin toss"),),
+                share=True,
+            ),
+        ),
+    ),
+    _RATE,
+)
+
+SUPERVISED: tuple[Panel, ...] = (
+    Panel(
+        "loss",
+        "Loss",
+        "Should fall; where a held-out loss turns up while the training loss goes on falling, memorising has begun.",
+        (Axis("loss, nats per token", (_trained("loss", "answers"), _held_out("heldout_loss", "answers"))),),
+    ),
+    _RATE,
+)
+
+CLASSIFIER: tuple[Panel, ...] = (
+    Panel(
+        "loss",
+        "Loss",
+        "Both should fall; where the held-out loss turns up while the training loss goes on falling, memorising has "
+        "begun.",
+        (Axis("loss, nats per text", (_trained("loss", "texts"), _held_out("validation_loss", "texts"))),),
+    ),
+    Panel(
+        "accuracy",
+        "Accuracy and confidence",
+        "The share of texts whose class it names should rise and level off; its confidence should stay near its "
+        "accuracy, so this error should stay small.",
+        (
+            Axis("right, % of texts", (_held_out("validation_accuracy", "texts"),), share=True),
+            Axis("calibration error, %", (_held_out("validation_calibration_error", "texts"),), share=True),
+        ),
+    ),
+    _RATE,
+)
+
+# Counters, clocks, second estimates of what is drawn, and numbers that stand in a table.
+_NOT_DRAWN = frozenset({"step", "epoch", "episodes", "seconds", "best", "reward_std", "kl_k3", "value"})
+_IN_TABLES = ("validation_accuracy_", "validation_auc/")
+
+
+def panels(kind: str, steps: Steps, kl_levels: tuple[tuple[float, str], ...] = ()) -> tuple[Panel, ...]:
+    """The panels of a run of `kind` that have at least one number, and one more for every metric nobody planned for."""
+    match kind:
+        case "reward":
+            known = JUDGE
+        case "classifier":
+            known = CLASSIFIER
+        case "sft":
+            known = SUPERVISED
+        case _:
+            known = POLICY
+    present = {key for _, row in steps for key, value in row.items() if number(value) is not None}
+    shown = [_only(panel, present) for panel in known if present & set(panel.keys)]
+    shown = [_with_levels(panel, kl_levels) if panel.name == "kl" else panel for panel in shown]
+    planned = {key for panel in known for key in panel.keys}
+    unplanned = sorted(k for k in present - planned - _NOT_DRAWN if not k.startswith(_IN_TABLES))
+    return (*shown, *(_unplanned(place, key) for place, key in enumerate(unplanned)))
+
+
+def points(steps: Steps, key: str, most: int = 400) -> tuple[list[float], list[float]]:
+    """Steps and values of one metric; of a long run, the means of as many neighbours as bring it down to `most`."""
+    found = [(x, y) for x, row in steps if (y := number(row.get(key))) is not None]
+    size = math.ceil(len(found) / most) or 1
+    groups = [found[i : i + size] for i in range(0, len(found), size)]
+    return [_mean([x for x, _ in g]) for g in groups], [_mean([y for _, y in g]) for g in groups]
+
+
+def running_mean(values: Sequence[float], reach: int) -> list[float]:
+    """The mean of each value with its `reach` neighbours on either side, as far as there are any."""
+    return [_mean(values[max(0, place - reach) : place + reach + 1]) for place in range(len(values))]
+
+
+def _only(panel: Panel, present: set[str]) -> Panel:
+    axes = [replace(axis, lines=tuple(line for line in axis.lines if line.key in present)) for axis in panel.axes]
+    return replace(panel, axes=tuple(axis for axis in axes if axis.lines))
+
+
+def _with_levels(panel: Panel, levels: tuple[tuple[float, str], ...]) -> Panel:
+    return replace(panel, axes=tuple(replace(axis, levels=levels) for axis in panel.axes))
+
+
+def _unplanned(place: int, key: str) -> Panel:
+    return Panel(
+        f"metric-{place}", key.replace("_", " "), "Recorded by the run.", (Axis("value", (Line(key, "value"),)),)
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""Rewards: everything that gives a number to an answer."""

@@ -1,0 +1,86 @@
+"""Choosing the judge: a reward model, any sequence classifier, or a Python function, told apart once, here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from manners.batches import Rollouts
+from manners.config import Config
+from manners.errors import MannersError
+from manners.models.trunk import Trunk
+from manners.protocols import Scorer
+from manners.rewards.classifier import ClassifierScorer
+from manners.rewards.model import RewardModel
+
+
+class ScorerConfig(Config):
+    """Which judge gives the rewards: exactly one of `model`, `classifier` and `function`."""
+
+    model: str = Field("", description="run or checkpoint of a reward model")
+    classifier: str = Field(
+        "", description="path or Hub id of a sequence classifier; its logit of `positive` is the reward"
+    )
+    positive: str = Field("", description="the classifier's good class, say 'not hate'")
+    function: str = Field(
+        "", description="module:function that takes prompts and completions (texts) and gives numbers"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> ScorerConfig:
+        if sum(map(bool, (self.model, self.classifier, self.function))) > 1:
+            raise ValueError("name only one of model, classifier and function")
+        if self.classifier and not self.positive:
+            raise ValueError("a classifier needs `positive`, the name of its good class")
+        return self
+
+    @property
+    def named(self) -> bool:
+        return bool(self.model or self.classifier or self.function)
+
+
+def load_scorer(config: ScorerConfig, trunk: Trunk, adapter: str) -> Scorer:
+    """The judge that `config` names; a reward model goes onto `trunk` as `adapter` where it was trained on the same base."""
+    if config.model:
+        return RewardModel.load(Path(config.model), trunk, adapter)
+    if config.classifier:
+        return ClassifierScorer.load(config.classifier, config.positive)
+    if config.function:
+        return FunctionScorer.load(config.function)
+    raise MannersError("no judge is named; set reward.model, reward.classifier or reward.function")
+
+
+class FunctionScorer:
+    """A Python function of (prompts, completions), both lists of texts, that gives one number each."""
+
+    def __init__(self, function: Callable[[list[str], list[str]], Sequence[float]], name: str = "function") -> None:
+        self.function = function
+        self.name = name
+
+    @classmethod
+    def load(cls, spec: str) -> FunctionScorer:
+        """From "module:function". Raises MannersError where it cannot be imported."""
+        module, _, name = spec.partition(":")
+        try:
+            return cls(vars(importlib.import_module(module))[name], spec)
+        except (ImportError, KeyError, ValueError) as error:
+            raise MannersError(
+                f"reward function {spec!r} cannot be imported ({error}); write it as module:function"
+            ) from None
+
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """Scores [B]. Raises MannersError when the function gives another count, or something that is not a finite number."""
+        given = self.function([p.text for p in rollouts.prompts], [c.text for c in rollouts.completions])
+        scores = torch.as_tensor(list(given), dtype=torch.float32)
+        if scores.shape != (len(rollouts),):
+            raise MannersError(
+                f"reward function {self.name} gave {tuple(scores.shape)} numbers for {len(rollouts)} completions"
+            )
+        if not scores.isfinite().all():
+            raise MannersError(f"reward function {self.name} gave a number that is not finite")
+        return scores

@@ -1,0 +1,126 @@
+"""The reward model: an adapter and a scalar head on a trunk.
+
+It reads the answer either at its last real token, as is usual, or as the mean over the answer's tokens, which serves small models
+better (measured in docs/log.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from manners.batches import Rollouts, split_by_tokens
+from manners.errors import MannersError
+from manners.models.adapters import read_adapter_config, read_tensors
+from manners.models.heads import ScalarHead
+from manners.models.load import load_trunk
+from manners.models.trunk import Packed, Trunk, pack_rows
+from manners.records import Completion, Prompt
+from manners.runs import read_json, write_json, writing
+from manners.text.chat import Chat
+
+Read = Literal["last", "mean"]
+Row = tuple[list[int], list[list[int]]]
+
+
+class RewardModel:
+    """Rewards of answers. Scores are (raw − mean)/std: on the samples it was normalised on they have mean 0 and deviation 1."""
+
+    def __init__(
+        self, trunk: Trunk, adapter: str, head: ScalarHead, read: Read, mean: float = 0.0, std: float = 1.0
+    ) -> None:
+        self.trunk = trunk
+        self.adapter = adapter
+        self.head = head
+        self.read = read
+        self.mean, self.std = mean, std
+        self.chat = Chat(trunk.tokenizer, trunk.context)
+
+    def raw(self, packed: Packed, states: Tensor) -> Tensor:
+        """Raw rewards [B, K] of packed rows from their branch states, with gradient; where a row has no k-th answer: of its
+        last position, to be left out by `packed.ends >= 0`."""
+        with self.trunk.adapters.using(self.adapter):
+            hidden = self.trunk.hidden(states, packed)
+        if self.read == "last":
+            chosen = hidden.gather(1, packed.ends.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
+        else:
+            answers = torch.arange(1, packed.ends.shape[1] + 1, device=hidden.device)
+            chosen = _mean(hidden, packed.segments[:, None] == answers[None, :, None])
+        rewards: Tensor = self.head(chosen)
+        return rewards
+
+    @torch.no_grad()
+    def score(self, rollouts: Rollouts, max_tokens: int = 8192) -> Tensor:
+        """Scores [B] of rollouts. Token for token and state for state what was sampled, where sampler and judge share a trunk."""
+        if rollouts.trunk is not self.trunk:
+            return self.score_texts(rollouts.prompts, rollouts.completions, max_tokens)
+        scores = torch.zeros(len(rollouts), device=rollouts.tokens.device)
+        with self.trunk.adapters.using(self.adapter):
+            for index, part in rollouts.micro_batches(max_tokens):
+                hidden = self.trunk.hidden(part.states)
+                last = hidden[torch.arange(len(part)), part.lengths - 1]
+                scores[index] = self.head(
+                    last if self.read == "last" else _mean(hidden, part.response_mask[:, None])[:, 0]
+                )
+        return (scores - self.mean) / self.std
+
+    @torch.no_grad()
+    def score_texts(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], max_tokens: int = 8192
+    ) -> Tensor:
+        """Scores [N] of completions[i] as answers to prompts[i]."""
+        rows: list[Row] = [
+            (self.chat.prompt(p), [self.chat.completion(c)]) for p, c in zip(prompts, completions, strict=True)
+        ]
+        scores = torch.zeros(len(rows))
+        for index in split_by_tokens(torch.tensor([len(p) + len(c[0]) for p, c in rows]), max_tokens):
+            packed = pack_rows([rows[i] for i in index.tolist()]).to(self.trunk.device)
+            scores[index] = self.raw(packed, self.trunk.states(packed))[:, 0].cpu()
+        return (scores - self.mean) / self.std
+
+    def save(self, path: Path) -> None:
+        """Write adapter (peft's format), head and manners.json with the normalisation into the folder `path`, all or nothing."""
+        with writing(path) as beside:
+            beside.mkdir()
+            self.trunk.adapters.save(self.adapter, beside, base=self.trunk.name)
+            save_file(
+                {k: v.detach().contiguous().cpu() for k, v in self.head.state_dict().items()},
+                beside / "head.safetensors",
+            )
+            facts = {"role": "reward", "train_layers": self.trunk.train_layers, "read": self.read, "mean": self.mean, "std": self.std,
+                     "base": self.trunk.fingerprint}  # fmt: skip
+            write_json(beside / "manners.json", facts)
+
+    @classmethod
+    def load(cls, folder: Path, trunk: Trunk | None = None, adapter: str = "reward") -> RewardModel:
+        """The reward model in `folder`, on `trunk` where that is the very base it was trained on, else on a trunk of its own.
+
+        Raises MannersError for a folder that holds no reward model.
+        """
+        if (folder / "lineage.json").exists():
+            folder = folder / "checkpoints" / "final"
+        if not (folder / "head.safetensors").exists():
+            raise MannersError(f"{folder} holds no reward model; train one with `manners train reward`")
+        facts = read_json(folder / "manners.json")
+        if trunk is None or trunk.train_layers != facts["train_layers"] or trunk.fingerprint != facts["base"]:
+            base = str(read_adapter_config(folder)["base_model_name_or_path"])
+            trunk = load_trunk(base, facts["train_layers"])
+            if trunk.fingerprint != facts["base"]:
+                raise MannersError(
+                    f"the reward model in {folder} was trained on other weights than {base} now has; train it again"
+                )
+        trunk.adapters.load(adapter, folder)
+        head = ScalarHead(trunk.width)
+        head.load_state_dict(read_tensors(folder / "head.safetensors"))
+        return cls(trunk, adapter, head.to(trunk.device), facts["read"], float(facts["mean"]), float(facts["std"]))
+
+
+def _mean(hidden: Tensor, masks: Tensor) -> Tensor:
+    """Means [B, K, H] of hidden [B, T, H] over the positions of masks [B, K, T]; 0 for an empty mask."""
+    weights = masks.to(hidden.dtype)
+    return (weights @ hidden) / weights.sum(-1, keepdim=True).clamp(min=1)

@@ -1,0 +1,168 @@
+"""Sampling from the trunk itself, with behaviour log-probabilities and branch states kept from the forward passes.
+
+The distribution is the full one at the given temperature: no top-k, no top-p, no penalties, because log-probabilities of a bent
+distribution would not be those the update sees. Each row draws its own stream of random numbers, so what a prompt gets does not
+depend on what stands beside it in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from manners.batches import Rollouts, pad_rows
+from manners.models.trunk import Trunk
+from manners.records import Completion, Prompt
+from manners.runs import Track, untracked
+from manners.text.chat import Chat
+
+GREEDY = 0.0
+
+
+class _Row(DynamicLayer):
+    """One layer's keys and values in a buffer of fixed size: a step writes one column instead of copying everything."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.filled = capacity, 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            batch, heads, _, width = key_states.shape
+            self.keys = key_states.new_empty(batch, heads, self.capacity, width)
+            self.values = value_states.new_empty(batch, heads, self.capacity, value_states.shape[-1])
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        new = slice(self.filled, self.filled + key_states.shape[2])
+        self.keys[:, :, new], self.values[:, :, new] = key_states, value_states
+        self.filled = new.stop
+        return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
+
+    def get_seq_length(self) -> int:
+        return self.filled
+
+    def keep(self, rows: Tensor) -> None:
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class LocalSampler:
+    """Samples from `trunk` with the adapter named `adapter` (None: the bare base). Prompts of like length go together."""
+
+    def __init__(self, trunk: Trunk, adapter: str | None, *, batch: int = 64, model_name: str = "") -> None:
+        self.trunk = trunk
+        self.adapter = adapter
+        self.batch = batch
+        self.model_name = model_name or trunk.name
+        self.chat = Chat(trunk.tokenizer, trunk.context)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        track: Track = untracked,
+    ) -> Rollouts:
+        """One response to each prompt, at most `max_tokens` tokens, end-of-turn token included. Temperature 0 is greedy.
+
+        Row i of the result belongs to prompts[i] whatever the order of work. logps are at `temperature` (greedy: at 1).
+        """
+        encoded = [self.chat.prompt(p, room=max_tokens) for p in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
+        rows: list[tuple[list[int], Tensor, Tensor]] = [([], torch.empty(0), torch.empty(0))] * len(prompts)
+        with self.trunk.adapters.merged(self.adapter):
+            for start in track(range(0, len(order), self.batch), "sampling"):
+                part = order[start : start + self.batch]
+                streams = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in part]
+                for i, row in zip(
+                    part, self._decode([encoded[i] for i in part], max_tokens, temperature, streams), strict=True
+                ):
+                    rows[i] = row
+        return self._rollouts(prompts, encoded, rows, {"max_tokens": max_tokens, "temperature": temperature}, seed)
+
+    def _decode(
+        self, prompts: list[list[int]], max_tokens: int, temperature: float, streams: list[torch.Generator]
+    ) -> list[tuple[list[int], Tensor, Tensor]]:
+        """For each prompt: response tokens, their log-probabilities [r], and branch states [prompt + r, H]."""
+        trunk, device = self.trunk, self.trunk.device
+        width = max(len(p) for p in prompts)
+        ids = torch.tensor([[self.chat.pad] * (width - len(p)) + p for p in prompts], device=device)
+        padding = torch.tensor([width - len(p) for p in prompts], device=device)
+        noise = torch.stack([torch.rand(max_tokens, generator=g, dtype=torch.float64) for g in streams]).to(device)
+        cache = Cache(layers=[_Row(width + max_tokens) for _ in trunk.layers])
+        steps = torch.arange(width + max_tokens, device=device)
+        causal = (steps[None, None, :width] <= steps[None, :width, None]) & (
+            steps[None, None, :width] >= padding[:, None, None]
+        )
+        causal |= torch.eye(width, dtype=torch.bool, device=device)[None]
+        positions = (steps[None, :width] - padding[:, None]).clamp(min=0)
+
+        alive = torch.arange(len(prompts), device=device)
+        responses: list[list[int]] = [[] for _ in prompts]
+        logps: list[list[Tensor]] = [[] for _ in prompts]
+        with trunk.watch_branch() as branch:
+            hidden = trunk.forward_cached(ids, causal[:, None], positions, cache)[:, -1]
+            states = [[branch.states[i, padding[i] :]] for i in range(len(prompts))]
+            for step in range(max_tokens):
+                tokens, chosen = _draw(hidden @ trunk.head_weight.T, temperature, noise[alive, step])
+                for row, token, logp in zip(alive.tolist(), tokens.tolist(), chosen, strict=True):
+                    responses[row].append(token)
+                    logps[row].append(logp)
+                # every token is fed back, the last one too: a reward model reads its state
+                seen = steps[None, : width + step + 1] >= padding[alive, None]
+                position = (width + step - padding[alive])[:, None]
+                hidden = trunk.forward_cached(tokens[:, None], seen[:, None, None], position, cache)[:, -1]
+                for place, row in enumerate(alive.tolist()):
+                    states[row].append(branch.states[place])
+                going = (tokens != self.chat.end).nonzero()[:, 0]
+                if not len(going):
+                    break
+                if len(going) < len(alive):
+                    alive, hidden = alive[going], hidden[going]
+                    for layer in cache.layers:
+                        layer.keep(going)
+        return [(r, torch.stack(p), torch.cat(s)) for r, p, s in zip(responses, logps, states, strict=True)]
+
+    def _rollouts(
+        self,
+        prompts: Sequence[Prompt],
+        encoded: Sequence[list[int]],
+        rows: Sequence[tuple[list[int], Tensor, Tensor]],
+        settings: dict[str, float],
+        seed: int,
+    ) -> Rollouts:
+        device = self.trunk.device
+        finished = [response[-1] == self.chat.end for response, _, _ in rows]
+        completions = tuple(
+            Completion(p.id, self.chat.text(row[0]), done, self.model_name, settings, seed)
+            for p, row, done in zip(prompts, rows, finished, strict=True)
+        )
+        lengths = torch.tensor([len(p) + len(r[0]) for p, r in zip(encoded, rows, strict=True)], device=device)
+        tokens = pad_rows([torch.tensor(p + r[0]) for p, r in zip(encoded, rows, strict=True)], self.chat.pad).to(
+            device
+        )
+        logps = pad_rows(
+            [torch.cat([torch.zeros(len(p), device=device), r[1]]) for p, r in zip(encoded, rows, strict=True)]
+        )
+        states = pad_rows([r[2] for r in rows])
+        prompt_lengths = torch.tensor([len(p) for p in encoded], device=device)
+        done = torch.tensor(finished, device=device)
+        return Rollouts(tokens, prompt_lengths, lengths, logps, done, states, tuple(prompts), completions, self.trunk)
+
+
+def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [B] by inverse cumulative distribution from uniform [B] numbers, and their log-probabilities [B] in nats."""
+    logps = torch.log_softmax(logits.float() / (temperature or 1.0), -1)
+    if temperature == GREEDY:
+        tokens = logps.argmax(-1)
+    else:
+        cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
+        tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        tokens = tokens.clamp(max=logits.shape[-1] - 1)
+    return tokens, logps.gather(-1, tokens[:, None])[:, 0]

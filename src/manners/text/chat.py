@@ -1,0 +1,58 @@
+"""Prompts and completions as tokens, through the model's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from manners.errors import MannersError
+from manners.records import Completion, Prompt
+
+
+class Chat:
+    """A tokenizer with its chat template. `end` is the token that ends the assistant's turn; `pad` fills rows (never read)."""
+
+    def __init__(self, tokenizer: Any, context: int) -> None:
+        if not tokenizer.chat_template:
+            raise MannersError(
+                "the tokenizer has no chat template; use an instruct model, or put a chat_template.jinja beside its tokenizer.json"
+            )
+        if tokenizer.eos_token_id is None:
+            raise MannersError(
+                "the tokenizer has no end-of-turn token (eos_token); set one in its tokenizer_config.json"
+            )
+        self.tokenizer = tokenizer
+        self.context = context
+        self.end = int(tokenizer.eos_token_id)
+        self.pad = int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else self.end
+
+    def prompt(self, prompt: Prompt, room: int = 0) -> list[int]:
+        """Tokens of the prompt up to where the assistant begins. `room` is how many response tokens must still fit.
+
+        Raises MannersError for a prompt longer than the context.
+        """
+        text = self.tokenizer.apply_chat_template(
+            [asdict(m) for m in prompt.messages], tokenize=False, add_generation_prompt=True
+        )
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) + room > self.context:
+            raise MannersError(
+                f"a prompt of {len(ids)} tokens and {room} for the answer do not fit into the model's context of {self.context}"
+                f" tokens: {prompt.text[:60]!r}; shorten or remove it"
+            )
+        return ids
+
+    def completion(self, completion: Completion, limit: int | None = None) -> list[int]:
+        """Tokens of the answer, with the end-of-turn token where the answer is finished; cut to `limit` tokens (and then
+        without that token)."""
+        ids: list[int] = self.tokenizer(completion.text, add_special_tokens=False)["input_ids"]
+        if completion.finished:
+            ids = [*ids, self.end]
+        return ids if limit is None else ids[:limit]
+
+    def text(self, response: Sequence[int]) -> str:
+        """The text of response tokens, without the end-of-turn token."""
+        ids = list(response[:-1]) if response and response[-1] == self.end else list(response)
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text

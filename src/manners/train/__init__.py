@@ -1,0 +1,1 @@
+"""The methods: one file, one loop each. None imports another."""
