@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class TokenBatch:
     def rows(self, index: Tensor) -> Self:
         """The rows named by `index` [b] long, trimmed to the longest of them: every [B, T, …] field loses padding columns."""
         width = int(self.lengths[index].max())
-        cut = {}
+        cut: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from torch import Tensor
 
 from manners.batches import PPOBatch, Rollouts
-from manners.records import Completion, Prompt
+from manners.records import Prompt
 
 
 class Sampler(Protocol):
@@ -21,9 +21,9 @@ class Sampler(Protocol):
 
 
 class Scorer(Protocol):
-    """Prompts and completions in, one reward per sequence out: a reward model, a classifier's logit, a function."""
+    """Rollouts in, one reward per sequence out: a reward model, a classifier's logit, a function of the texts."""
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
+    def score(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B], float32, higher is better."""
         ...
 

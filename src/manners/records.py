@@ -188,7 +188,7 @@ class Judgement:
                 **value,
                 "prompt_id": prompt.id,
                 "tiers": [[_at(ids, i) for i in tier] for tier in value["tiers"]],
-                "shown": [_at(ids, i) for i in value.get("shown") or range(len(ids))],
+                "shown": [_at(ids, i) for i in value.get("shown") or ()],
             }
         )
         return cls(prompt, completions, ranking)

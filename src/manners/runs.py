@@ -48,10 +48,10 @@ def writing(path: Path) -> Iterator[Path]:
 
     Works for a file and for a directory. Raises MannersError when the disk is full or the place cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove(beside)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(beside)
         yield beside
         if path.is_dir():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")

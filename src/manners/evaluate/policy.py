@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from manners.batches import Rollouts
-from manners.config import Config
-from manners.models.trunk import Trunk, response_positions
+from manners.config import Config, load_config
+from manners.errors import MannersError
+from manners.learner.local import POLICY
+from manners.models.load import base_of, checkpoint_folder, load_trunk
+from manners.models.trunk import TrainLayers, Trunk, response_positions
 from manners.ops.diversity import distinct_n
 from manners.ops.intervals import bootstrap_mean
 from manners.ops.logprobs import token_logprobs
 from manners.protocols import Scorer
 from manners.records import Prompt
-from manners.runs import Track, untracked
+from manners.rewards.load import ScorerConfig, load_scorer
+from manners.runs import Run, Track, untracked, write_json
 from manners.sampling.local import LocalSampler
 
 
@@ -34,6 +38,16 @@ class EvaluateConfig(Config):
     temperature: float = Field(1.0, ge=0)
     batch: int = Field(64, gt=0)
     seed: int = 1
+
+
+class JudgedRun(Config):
+    """What evaluation reads of the config of a run that trained a policy against a judge, whatever the method."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    model: str
+    train_layers: TrainLayers
+    reward: ScorerConfig = ScorerConfig()
+    second_judge: ScorerConfig = ScorerConfig()
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,28 @@ def evaluate_policy(
         },
         "samples": [_sample(i, before, after) for i in range(0, len(repeated), config.samples_per_prompt)],
     }
+
+
+def evaluate_run(
+    run: Run, prompts: Sequence[Prompt], config: EvaluateConfig, track: Track = untracked
+) -> dict[str, Any]:
+    """Evaluate the policy of a PPO run (its best checkpoint, else the final one) by the judges in its config.
+
+    Writes RUN/evaluation.json and gives what it holds. Raises MannersError for a run of another kind or without a checkpoint.
+    """
+    folder = checkpoint_folder(str(run.path))
+    settings = load_config(JudgedRun, run.path / "config.yaml")
+    if folder is None or not settings.reward.named:
+        raise MannersError(
+            f"{run.path} is a run of kind {run.kind!r}; only a policy trained against a judge can be evaluated"
+        )
+    trunk = load_trunk(base_of(folder), settings.train_layers)
+    trunk.adapters.load(POLICY, folder)
+    reward = load_scorer(settings.reward, trunk, "reward")
+    second = load_scorer(settings.second_judge, trunk, "second judge") if settings.second_judge.named else None
+    evaluation = {"policy": folder.name, **evaluate_policy(config, trunk, POLICY, prompts, reward, second, track)}
+    write_json(run.path / "evaluation.json", evaluation)
+    return evaluation
 
 
 def _measure(
@@ -112,7 +148,7 @@ def _rows(before: Measured, after: Measured, cluster: Tensor) -> list[dict[str, 
 
     rows = [row("reward", "Reward (the judge that was optimised)", "", "higher", lambda m: m.reward)]
     if before.second is not None:
-        rows.append(row("second_judge", "Second judge (never optimised)", "", "higher", lambda m: m.second))  # type: ignore[arg-type,return-value]
+        rows.append(row("second_judge", "Second judge (never optimised)", "", "higher", _second))
     return [
         *rows,
         row("kl", "KL to the reference", "nats per sequence", "neither", lambda m: m.kl),
@@ -120,6 +156,11 @@ def _rows(before: Measured, after: Measured, cluster: Tensor) -> list[dict[str, 
         row("finished", "Answers that come to an end", "share", "higher", lambda m: m.rollouts.finished),
         row("distinct_2", "Distinct word pairs within an answer", "share", "higher", _distinct),
     ]
+
+
+def _second(measured: Measured) -> Tensor:
+    assert measured.second is not None, "asked for only where there is a second judge"
+    return measured.second
 
 
 def _distinct(measured: Measured) -> Tensor:

@@ -170,6 +170,19 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def prompts_of(pairs: Iterable[Pair]) -> list[Prompt]:
+    """The prompts of `pairs`, each once, in the order of their first pair."""
+    return list({pair.prompt.id: pair.prompt for pair in pairs}.values())
+
+
+def preferred_of(pairs: Iterable[Pair]) -> list[tuple[Prompt, Completion]]:
+    """What supervised fine-tuning learns from: finished completions that were preferred in some pair and beaten in none."""
+    pairs = list(pairs)
+    beaten = {pair.rejected.id for pair in pairs}
+    best = {pair.chosen.id: (pair.prompt, pair.chosen) for pair in pairs if pair.chosen.finished}
+    return [answer for completion_id, answer in best.items() if completion_id not in beaten]
+
+
 def _draw(*parts: Any) -> float:
     """A number in [0, 1) that depends on nothing but `parts`."""
     return int(content_hash(*parts), 16) / 16**16

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pair_loss(preferred: Tensor, other: Tensor, *, margin: float = 0.0, label_smoothing: float = 0.0) -> Tensor:
+def pair_loss(
+    preferred: Tensor, other: Tensor, *, margin: float | Tensor = 0.0, label_smoothing: float = 0.0
+) -> Tensor:
     """−log σ(r_j − r_k − margin) with j preferred, per pair; `label_smoothing` ε mixes in the swapped pair: (1−ε)·L + ε·L_swap.
 
     preferred, other [N]: rewards r_j, r_k. Bradley & Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155), eq. 1.

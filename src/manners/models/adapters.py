@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,10 @@ class Adapters:
         """Within the block the base's weights include the adapter; afterwards the very same tensors are back."""
         kept = {}
         with torch.no_grad():
-            for key, layer in self.layers.items() if name is not None else ():
-                kept[key] = layer.base.weight
-                merged = layer.base.weight + layer.delta(name).to(layer.base.weight.dtype)  # type: ignore[arg-type]
-                layer.base.weight = nn.Parameter(merged, requires_grad=False)
+            for key, layer in self.layers.items():
+                if name is not None:
+                    kept[key] = weight = layer.base.weight
+                    layer.base.weight = nn.Parameter(weight + layer.delta(name).to(weight.dtype), requires_grad=False)
         try:
             with self.using(None):
                 yield
@@ -130,7 +131,12 @@ class Adapters:
                 tensor.copy_(state[key])
 
     def save(self, name: str, folder: Path, base: str) -> None:
-        """Write adapter_model.safetensors and adapter_config.json into `folder`, as peft does; `base` names the base model."""
+        """Write adapter_model.safetensors and adapter_config.json into `folder`, as peft does.
+
+        `base` names the base model; a folder is written relative to `folder`, so that a tree of runs can be moved as a whole.
+        """
+        if Path(base).is_dir():
+            base = os.path.relpath(base, folder)
         config = {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": self.rank[name],
             "lora_alpha": self.alpha[name], "lora_dropout": 0.0, "bias": "none", "inference_mode": True,

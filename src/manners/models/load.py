@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,16 @@ def lineage_of(model: str) -> tuple[str, list[Path]]:
     adapters: list[Path] = []
     while (folder := checkpoint_folder(model)) is not None:
         adapters.insert(0, folder)
-        model = str(read_adapter_config(folder)["base_model_name_or_path"])
+        model = base_of(folder)
         if len(adapters) > 16:
             raise MannersError(f"{folder}: the chain of base models does not end")
     return model, adapters
+
+
+def base_of(folder: Path) -> str:
+    """The base model of the adapter in `folder`: a folder relative to it, or whatever name was written there."""
+    base = str(read_adapter_config(folder)["base_model_name_or_path"])
+    return str((folder / base).resolve()) if (folder / base).is_dir() else base
 
 
 def checkpoint_folder(model: str) -> Path | None:
@@ -62,12 +67,14 @@ def checkpoint_folder(model: str) -> Path | None:
 
 def _load_plain(base: str, device: str, trust_remote_code: bool, say: Callable[[str], None]) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
     source = str(starter(say)) if base == "starter" else base
     if ("/" not in source or source.startswith((".", "/"))) and not Path(source).is_dir():
         raise MannersError(f"model {source!r} does not exist; give a folder, a Hub id such as owner/name, or 'starter'")
     place = pick_device() if device == "auto" else torch.device(device)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(

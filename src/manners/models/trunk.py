@@ -91,7 +91,7 @@ class Trunk(nn.Module):
         self.layers = tuple(self._layers)
         self.train_layers = train_layers
         self.branch = 0 if train_layers == "all" else depth - train_layers
-        self.adapters = Adapters(_wrap(model, self._decoder, self._layers, self.branch))
+        self.adapters = Adapters(_wrap(model, self._layers, self.branch))
         self._below = _slice(self._decoder, self._layers, self._norm, 0, self.branch)
         self._above = _slice(self._decoder, self._layers, self._norm, self.branch, depth)
 
@@ -142,6 +142,13 @@ class Trunk(nn.Module):
         behind padding.
         """
         return _run(self._above, packed, inputs_embeds=states)
+
+    def unwrap(self) -> Any:
+        """The plain model with its own linear layers back in place; the trunk is of no use afterwards."""
+        for name, layer in self.adapters.layers.items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(parent), leaf, layer.base)
+        return self.model
 
     @contextlib.contextmanager
     def watch_branch(self) -> Iterator[BranchWatch]:
@@ -196,7 +203,7 @@ def _anatomy(model: Any) -> tuple[Any, nn.ModuleList, str]:
             )
 
 
-def _wrap(model: Any, decoder: Any, layers: nn.ModuleList, branch: int) -> dict[str, LoRALinear]:
+def _wrap(model: Any, layers: nn.ModuleList, branch: int) -> dict[str, LoRALinear]:
     """Replace every linear layer from the branch up by a LoRALinear; gives them by their name in the plain model."""
     prefix = next(name for name, module in model.named_modules() if module is layers)
     wrapped = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -15,6 +16,7 @@ from manners.config import Config
 from manners.errors import MannersError
 from manners.models.trunk import Trunk
 from manners.protocols import Scorer
+from manners.records import Completion, Prompt
 from manners.rewards.classifier import ClassifierScorer
 from manners.rewards.model import RewardModel
 
@@ -27,6 +29,7 @@ class ScorerConfig(Config):
         "", description="path or Hub id of a sequence classifier; its logit of `positive` is the reward"
     )
     positive: str = Field("", description="the classifier's good class, say 'not hate'")
+    reads: Literal["completion", "conversation"] = Field("completion", description="what the classifier is shown")
     function: str = Field(
         "", description="module:function that takes prompts and completions (texts) and gives numbers"
     )
@@ -49,13 +52,24 @@ def load_scorer(config: ScorerConfig, trunk: Trunk, adapter: str) -> Scorer:
     if config.model:
         return RewardModel.load(Path(config.model), trunk, adapter)
     if config.classifier:
-        return ClassifierScorer.load(config.classifier, config.positive)
+        return TextScorer(ClassifierScorer.load(config.classifier, config.positive, reads=config.reads).score)
     if config.function:
-        return FunctionScorer.load(config.function)
+        return TextScorer(FunctionJudge.load(config.function))
     raise MannersError("no judge is named; set reward.model, reward.classifier or reward.function")
 
 
-class FunctionScorer:
+class TextScorer:
+    """A judge that reads texts: it sees the prompts and completions of the rollouts, never their tokens."""
+
+    def __init__(self, judge: Callable[[Sequence[Prompt], Sequence[Completion]], Tensor]) -> None:
+        self.judge = judge
+
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """Scores [B]."""
+        return self.judge(rollouts.prompts, rollouts.completions).to(rollouts.tokens.device)
+
+
+class FunctionJudge:
     """A Python function of (prompts, completions), both lists of texts, that gives one number each."""
 
     def __init__(self, function: Callable[[list[str], list[str]], Sequence[float]], name: str = "function") -> None:
@@ -63,7 +77,7 @@ class FunctionScorer:
         self.name = name
 
     @classmethod
-    def load(cls, spec: str) -> FunctionScorer:
+    def load(cls, spec: str) -> FunctionJudge:
         """From "module:function". Raises MannersError where it cannot be imported."""
         module, _, name = spec.partition(":")
         try:
@@ -73,13 +87,14 @@ class FunctionScorer:
                 f"reward function {spec!r} cannot be imported ({error}); write it as module:function"
             ) from None
 
-    def score(self, rollouts: Rollouts) -> Tensor:
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
         """Scores [B]. Raises MannersError when the function gives another count, or something that is not a finite number."""
-        given = self.function([p.text for p in rollouts.prompts], [c.text for c in rollouts.completions])
-        scores = torch.as_tensor(list(given), dtype=torch.float32)
-        if scores.shape != (len(rollouts),):
+        scores = torch.tensor(
+            [float(x) for x in self.function([p.text for p in prompts], [c.text for c in completions])]
+        )
+        if len(scores) != len(completions):
             raise MannersError(
-                f"reward function {self.name} gave {tuple(scores.shape)} numbers for {len(rollouts)} completions"
+                f"reward function {self.name} gave {len(scores)} numbers for {len(completions)} completions"
             )
         if not scores.isfinite().all():
             raise MannersError(f"reward function {self.name} gave a number that is not finite")

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from manners.batches import Rollouts, split_by_tokens
 from manners.errors import MannersError
-from manners.models.adapters import read_adapter_config, read_tensors
+from manners.models.adapters import read_tensors
 from manners.models.heads import ScalarHead
-from manners.models.load import load_trunk
+from manners.models.load import base_of, load_trunk
 from manners.models.trunk import Packed, Trunk, pack_rows
 from manners.records import Completion, Prompt
 from manners.runs import read_json, write_json, writing
@@ -108,7 +108,7 @@ class RewardModel:
             raise MannersError(f"{folder} holds no reward model; train one with `manners train reward`")
         facts = read_json(folder / "manners.json")
         if trunk is None or trunk.train_layers != facts["train_layers"] or trunk.fingerprint != facts["base"]:
-            base = str(read_adapter_config(folder)["base_model_name_or_path"])
+            base = base_of(folder)
             trunk = load_trunk(base, facts["train_layers"])
             if trunk.fingerprint != facts["base"]:
                 raise MannersError(

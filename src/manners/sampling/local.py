@@ -28,6 +28,7 @@ class _Row(DynamicLayer):
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity, self.filled = capacity, 0
+        self.is_initialized: bool = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object

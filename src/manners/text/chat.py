@@ -27,15 +27,18 @@ class Chat:
         self.end = int(tokenizer.eos_token_id)
         self.pad = int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else self.end
 
-    def prompt(self, prompt: Prompt, room: int = 0) -> list[int]:
+    def prompt(self, prompt: Prompt, room: int = 0, keep: int | None = None) -> list[int]:
         """Tokens of the prompt up to where the assistant begins. `room` is how many response tokens must still fit.
 
+        `keep`: a longer prompt loses its beginning and keeps this many tokens (a judge still sees the whole answer).
         Raises MannersError for a prompt longer than the context.
         """
         text = self.tokenizer.apply_chat_template(
             [asdict(m) for m in prompt.messages], tokenize=False, add_generation_prompt=True
         )
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if keep is not None:
+            ids = ids[-keep:]
         if len(ids) + room > self.context:
             raise MannersError(
                 f"a prompt of {len(ids)} tokens and {room} for the answer do not fit into the model's context of {self.context}"

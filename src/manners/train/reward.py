@@ -57,6 +57,7 @@ class RewardConfig(Config):
     margin: float = Field(0.0, ge=0, description="reward units between neighbouring tiers; 0 = plain −log σ(r_j − r_k)")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     centring: float = Field(0.01, ge=0, description="weight of (r_j + r_k)²")
+    max_prompt_tokens: int = Field(1024, gt=0, description="a longer prompt loses its beginning")
     max_tokens: int = Field(512, gt=0, description="completions are cut to this many tokens")
     micro_tokens: int = Field(4096, gt=0, description="positions with padding per forward pass")
     trust_remote_code: bool = False
@@ -78,7 +79,7 @@ class Group:
         return len(self.prompt) + sum(len(c) for c in self.completions)
 
 
-def group_pairs(pairs: Sequence[Pair], chat: Chat, max_tokens: int) -> list[Group]:
+def group_pairs(pairs: Sequence[Pair], chat: Chat, max_prompt_tokens: int, max_tokens: int) -> list[Group]:
     """Pairs put together by prompt, tokenised; each completion once. Raises MannersError when there are none."""
     if not pairs:
         raise MannersError("there are no pairs to learn from; rankings with ties only, or all bad, give none")
@@ -96,7 +97,7 @@ def group_pairs(pairs: Sequence[Pair], chat: Chat, max_tokens: int) -> list[Grou
                 completions.append(completion)
         tokens = [chat.completion(c, max_tokens) for c in completions]
         indices = [(place[p.chosen.id], place[p.rejected.id], p.weight, p.margin) for p in members]
-        groups.append(Group(prompt_id, prompt.category, chat.prompt(prompt), tokens, indices))
+        groups.append(Group(prompt_id, prompt.category, chat.prompt(prompt, keep=max_prompt_tokens), tokens, indices))
     return groups
 
 
@@ -137,7 +138,7 @@ def train_reward(
     trunk.adapters.add(ADAPTER, rank=config.rank, alpha=config.alpha, seed=config.seed)
     head = ScalarHead.for_reward(trunk.width, config.seed).to(trunk.device)
     model = RewardModel(trunk, ADAPTER, head, config.read)
-    groups = group_pairs(training, model.chat, config.max_tokens)
+    groups = group_pairs(training, model.chat, config.max_prompt_tokens, config.max_tokens)
     cached = _Groups(trunk, groups)
     steps = config.epochs * -(-len(groups) // config.batch)
     optimiser = Optimiser(
@@ -199,7 +200,7 @@ def _moments(model: RewardModel, cached: _Groups, micro_tokens: int) -> tuple[fl
 
 def evaluate_reward(model: RewardModel, pairs: Sequence[Pair], config: RewardConfig) -> dict[str, Any]:
     """Accuracy on held-out pairs with its interval (whole prompts resampled), calibration, the length baseline, by category."""
-    groups = group_pairs(pairs, model.chat, config.max_tokens)
+    groups = group_pairs(pairs, model.chat, config.max_prompt_tokens, config.max_tokens)
     rewards = _rewards(model, _Groups(model.trunk, groups), config.micro_tokens)
     rows = [
         (number, float(r[j] - r[k]), len(g.completions[j]) - len(g.completions[k]), g.category)

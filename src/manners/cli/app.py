@@ -1,0 +1,456 @@
+"""All commands, in the order of the flow. Each reads its arguments, calls one function below, and says what came of it.
+
+Commands that need torch import it when they are called, so that `manners import` starts at once and without it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+import manners
+from manners.cli.talk import give, say, table, track
+from manners.config import load_config
+from manners.errors import MannersError
+from manners.feedback import pairs as pairing
+from manners.feedback.importers import ImportOptions, import_dataset, import_file
+from manners.feedback.store import Store
+from manners.records import SOURCES, SPLITS, Completion, Prompt
+from manners.runs import Run, file_hash, read_json, read_jsonl, write_jsonl
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+                  help="From people's rankings to a language model that behaves better.")  # fmt: skip
+train_app = typer.Typer(no_args_is_help=True, help="Train: sft, reward, ppo, classifier.")
+app.add_typer(train_app, name="train")
+
+Database = Annotated[str, typer.Option("--db", help="SQLite file or postgresql:// URL")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
+Sets = Annotated[Optional[list[str]], typer.Option("--set", help="key=value, over the config file; may be repeated")]  # noqa: UP045
+RunFolder = Annotated[Path, typer.Option("--run", help="folder of the run")]
+Replace = Annotated[bool, typer.Option("--replace", help="replace a run that is there already")]
+Data = Annotated[Path, typer.Option("--data", help="folder that `manners pairs` wrote")]
+ConfigFile = Annotated[Optional[Path], typer.Argument(help="YAML file; without it, defaults")]  # noqa: UP045
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
+    if version:
+        typer.echo(manners.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    run: RunFolder = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="seed of everything")] = 0,
+    sets: Sets = None,
+) -> None:
+    """The main job, end to end, on the starter model and the starter judgements. The last line of stdout is one JSON object."""
+    from manners.cli.demo import DemoConfig, run_demo
+
+    give(run_demo(load_config(DemoConfig, None, [f"seed={seed}", *(sets or [])]), run))
+
+
+@app.command(name="import")
+def import_(
+    files: Annotated[list[str], typer.Argument(help="files, or data set ids with --hub")],
+    db: Database = "manners.db",
+    layout: Annotated[str, typer.Option(help="auto, or the name of a layout (docs/howto/import.md)")] = "auto",
+    rejects: Annotated[Optional[Path], typer.Option(help="where rows that cannot be read go")] = None,  # noqa: UP045
+    strict: Annotated[bool, typer.Option(help="exit with an error when any row was rejected")] = False,
+    hub: Annotated[bool, typer.Option(help="read data sets of the Hugging Face Hub by id")] = False,
+    hub_split: Annotated[str, typer.Option(help="split of the Hub data set")] = "train",
+    judge: Annotated[str, typer.Option(help="who judged")] = "",
+    source: Annotated[str, typer.Option(help="human, ai or rule")] = "human",
+    category: Annotated[str, typer.Option(help="category of all prompts")] = "",
+    split: Annotated[str, typer.Option(help="put all prompts into train, validation or test")] = "",
+    criterion: Annotated[str, typer.Option(help="which rating counts, where there are several")] = "",
+    as_json: Json = False,
+) -> None:
+    """Import judgements: our JSONL, hh-rlhf, Open-Assistant, Hugging Face preference layouts, ratings, CSV."""
+    _one_of("--source", source, SOURCES)
+    _one_of("--split", split, ("", *SPLITS))
+    values = {"judge": judge, "source": source, "category": category, "split": split, "criterion": criterion}
+    options = ImportOptions.model_validate({k: v for k, v in values.items() if v})
+    with Store.open(db) as store:
+        for file in files:
+            if hub:
+                done = import_dataset(store, file, hub_split, layout, options, rejects_path=rejects, strict=strict)
+            else:
+                done = import_file(
+                    store, file, layout, options, rejects_path=rejects, strict=strict, progress=_rows_read
+                )
+            facts = {"file": file, "layout": done.layout, "rows": done.rows, "judgements": done.judgements, "new": done.new,
+                     "known": done.known, "rejected": done.rejected, "rejects": str(done.rejects_path or "")}  # fmt: skip
+            if as_json:
+                give(facts)
+            else:
+                tail = f"; {done.rejected} rows rejected, see {done.rejects_path}" if done.rejected else ""
+                typer.echo(
+                    f"{file}: {done.rows} rows as {done.layout}, {done.new} new judgements, {done.known} known{tail}"
+                )
+
+
+def _rows_read(rows: int) -> None:
+    if rows and rows % 5000 == 0:
+        say(f"{rows} rows read")
+
+
+@app.command()
+def pairs(
+    db: Database = "manners.db",
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("pairs"),
+    seed: Annotated[int, typer.Option(help="draws the splits")] = 0,
+    validation: Annotated[float, typer.Option(help="share of prompts")] = 0.1,
+    test: Annotated[float, typer.Option(help="share of prompts")] = 0.1,
+    source: Annotated[str, typer.Option(help="only judgements of this source")] = "",
+    halves: Annotated[bool, typer.Option(help="also first/ and second/: half of the training prompts each")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn rankings into pairs, split by prompt."""
+    _one_of("--source", source, ("", *SOURCES))
+    with Store.open(db, create=False) as store:
+        manifest = make_pairs(
+            store, out, seed=seed, validation=validation, test=test, source=source or None, halves=halves
+        )
+    counts = {split: facts["pairs"] for split, facts in manifest["splits"].items()}
+    if as_json:
+        give({"out": str(out), **counts})
+    else:
+        typer.echo(f"{out}: " + ", ".join(f"{split} {count} pairs" for split, count in counts.items()))
+
+
+def make_pairs(
+    store: Store, out: Path, *, seed: int, validation: float, test: float, source: Any, halves: bool
+) -> dict[str, Any]:
+    """Write the pairs of a store, and with `halves` the two halves of the training prompts; gives the manifest."""
+    judgements = list(store.judgements(source=source))
+    made_from = {"judgements": store.content_hash(), "seed": seed, "validation": validation, "test": test}
+    splits = pairing.make_pairs(judgements, seed, validation, test)
+    manifest = pairing.write_pairs(out, splits, **made_from)
+    if halves:
+        parts = pairing.halves(judgements, seed, validation, test)
+        for name, part in zip(("first", "second"), parts, strict=True):
+            half = [pair for judgement in part for pair in pairing.pairs_of(judgement)]
+            pairing.write_pairs(out / name, {**splits, "train": half}, half=name, **made_from)
+    return manifest
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="starter, a folder, a run, or a Hub id")],
+    prompts: Annotated[Path, typer.Argument(help=".txt with a prompt a line, or .jsonl with prompts or judgements")],
+    out: Annotated[Optional[Path], typer.Option(help="JSONL to write; without it, stdout")] = None,  # noqa: UP045
+    k: Annotated[int, typer.Option(help="completions per prompt", min=1)] = 4,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    seed: int = 0,
+    db: Annotated[str, typer.Option(help="also put them into this store, to be ranked")] = "",
+) -> None:
+    """Complete prompts with a model."""
+    from manners.models.load import load_trunk
+    from manners.sampling.local import LocalSampler
+
+    asked = read_prompts(prompts)
+    sampler = LocalSampler(load_trunk(model, "all", say=say), None, model_name=model)
+    repeated = [p for p in asked for _ in range(k)]
+    rollouts = sampler.sample(repeated, max_tokens=max_tokens, temperature=temperature, seed=seed, track=track)
+    rows = [(p, rollouts.completions[i * k : (i + 1) * k]) for i, p in enumerate(asked)]
+    lines = [{"prompt": p.to_json(), "completions": [c.to_json() for c in answers]} for p, answers in rows]
+    if db:
+        with Store.open(db) as store:
+            store.add_completions(rows)
+    if out:
+        write_jsonl(out, lines)
+        say(f"{len(repeated)} completions in {out}", markup_of=str(out))
+    else:
+        for line in lines:
+            give(line)
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts from a text file (one a line) or JSONL (prompts, judgements, or {"prompt": "text"}). Raises MannersError."""
+    try:
+        if path.suffix != ".jsonl":
+            found = [Prompt.of(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        else:
+            found = [_prompt(row) for row in read_jsonl(path)]
+    except (FileNotFoundError, IsADirectoryError):
+        raise MannersError(f"{path} is not a file of prompts") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise MannersError(f"{path} holds a row that is no prompt: {error}") from None
+    if not found:
+        raise MannersError(f"{path} holds no prompts")
+    return found
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    prompt = row.get("prompt", row)
+    return Prompt.of(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
+
+
+@app.command()
+def score(
+    texts: Annotated[list[str], typer.Argument(help="answers to score")],
+    reward: Annotated[Optional[Path], typer.Option(help="run of a reward model")] = None,  # noqa: UP045
+    prompt: Annotated[str, typer.Option(help="what the texts answer (for a reward model)")] = "",
+    classifier: Annotated[str, typer.Option(help="path or id of a sequence classifier")] = "",
+    positive: Annotated[str, typer.Option(help="its good class; its logit is the reward")] = "",
+    as_json: Json = False,
+) -> None:
+    """Score texts: by a reward model, or the logits of every class of a classifier."""
+    if bool(reward) == bool(classifier):
+        raise MannersError("name a judge: --reward RUN, or --classifier PATH --positive CLASS")
+    if classifier:
+        from manners.rewards.classifier import ClassifierScorer, describe
+
+        scorer = ClassifierScorer.load(classifier, positive or 1)
+        for text in texts:
+            logits = dict(describe(scorer, text))
+            if as_json:
+                give({"text": text, "logits": logits, "positive": scorer.positive})
+            else:
+                typer.echo("  ".join(f"{label} {logit:+.3f}" for label, logit in logits.items()) + f"  {text}")
+        return
+    if not prompt:
+        raise MannersError("a reward model scores an answer to a prompt; add --prompt TEXT")
+    from manners.rewards.model import RewardModel
+
+    asked = Prompt.of(prompt)
+    scores = RewardModel.load(reward or Path()).score_texts(
+        [asked] * len(texts), [Completion(asked.id, t) for t in texts]
+    )
+    for text, number in zip(texts, scores.tolist(), strict=True):
+        if as_json:
+            give({"text": text, "reward": round(number, 4)})
+        else:
+            typer.echo(f"{number:+.3f}  {text}")
+
+
+@train_app.command()
+def sft(config: ConfigFile = None, run: RunFolder = Path("runs/sft"), data: Data = Path("pairs"), sets: Sets = None,
+        replace: Replace = False, as_json: Json = False) -> None:  # fmt: skip
+    """Supervised fine-tuning on the preferred completions, or on demonstrations in the same layout."""
+    from manners.train.sft import SFTConfig, train_sft
+
+    settings = load_config(SFTConfig, config, sets or [])
+    training, held = (pairing.preferred_of(read_split(data, split)) for split in ("train", "validation"))
+    made = Run.create(run, "sft", settings, made_from(run, data=data, model=settings.model), replace)
+    with made.guard():
+        evaluation = train_sft(settings, training, held, made, track=track)
+    _tell(made, evaluation, as_json)
+
+
+@train_app.command()
+def reward(
+    config: ConfigFile = None,
+    run: RunFolder = Path("runs/reward"),
+    data: Data = Path("pairs"),
+    split: Annotated[str, typer.Option(help="held-out split of the report")] = "test",
+    as_: Annotated[str, typer.Option("--as", help="model: from pairs; classifier: from labelled texts")] = "model",
+    texts: Annotated[Optional[Path], typer.Option(help="labelled texts, for --as classifier")] = None,  # noqa: UP045
+    sets: Sets = None,
+    replace: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """A reward model from pairs, with −log σ(r_j − r_k)."""
+    _one_of("--as", as_, ("model", "classifier"))
+    if as_ == "classifier":
+        classifier(texts or Path(), config, run, sets=sets, replace=replace, as_json=as_json)
+        return
+    from manners.train.reward import RewardConfig, train_reward
+
+    settings = load_config(RewardConfig, config, sets or [])
+    training, held = read_split(data, "train"), read_split(data, split)
+    made = Run.create(run, "reward", settings, made_from(run, data=data, model=settings.model), replace)
+    with made.guard():
+        evaluation = train_reward(settings, training, held, made, track=track)
+    _tell(made, evaluation, as_json)
+
+
+@train_app.command()
+def classifier(
+    texts: Annotated[Path, typer.Argument(help="JSONL or CSV of labelled texts")],
+    config: Annotated[Optional[Path], typer.Option("--config", help="YAML file")] = None,  # noqa: UP045
+    run: RunFolder = Path("runs/classifier"),
+    text_column: str = "text",
+    label_column: str = "label",
+    sets: Sets = None,
+    replace: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """A binary (or n-way) text classifier, whose logit can be the reward."""
+    from manners.train.classifier import ClassifierConfig, read_labelled, train_classifier
+
+    settings = load_config(ClassifierConfig, config, sets or [])
+    read = read_labelled(texts, text_column, label_column)
+    for problem in read.problems[:5]:
+        say(f"left out: {problem}", markup_of=str(problem))
+    made = Run.create(run, "classifier", settings, made_from(run, texts=texts), replace)
+    with made.guard():
+        evaluation = train_classifier(settings, read.texts, made)
+    _tell(made, evaluation, as_json)
+
+
+@train_app.command()
+def ppo(
+    config: ConfigFile = None,
+    run: RunFolder = Path("runs/ppo"),
+    data: Data = Path("pairs"),
+    prompts: Annotated[Path | None, typer.Option(help="train on these prompts instead of those of the pairs")] = None,
+    sets: Sets = None,
+    replace: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Proximal policy optimisation against a judge, with the shift penalty against the frozen reference."""
+    from manners.train.ppo import PPOConfig, train_ppo
+
+    settings = load_config(PPOConfig, config, sets or [])
+    if not settings.reward.named:
+        raise MannersError(
+            "no judge is named: set reward.model, reward.classifier or reward.function in the config or with --set"
+        )
+    training = read_prompts(prompts) if prompts else pairing.prompts_of(read_split(data, "train"))
+    held = pairing.prompts_of(read_split(data, "validation")) if settings.evaluate_prompts else []
+    sources = {"model": settings.model, "reward": settings.reward.model, "second judge": settings.second_judge.model}
+    made = Run.create(run, "ppo", settings, made_from(run, data=prompts or data, **sources), replace)
+    with made.guard():
+        train_ppo(settings, training, held, made, track=track)
+    _tell(made, made.metrics()[-1], as_json)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="a PPO run")],
+    data: Data = Path("pairs"),
+    split: Annotated[str, typer.Option(help="which prompts")] = "test",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Before and after on prompts never trained on, by the optimised judge and by the second judge."""
+    from manners.evaluate.policy import EvaluateConfig, evaluate_run
+
+    held = pairing.prompts_of(read_split(data, split))
+    evaluation = evaluate_run(Run.open(run), held, load_config(EvaluateConfig, None, sets or []), track)
+    if as_json:
+        give({"run": str(run), "rows": evaluation["rows"]})
+    else:
+        columns = ("", "before", "after", "gain", "95 % interval", "unit")
+        table(f"{run}: {evaluation['prompts']} held-out prompts", columns, [_gain(row) for row in evaluation["rows"]])
+
+
+def _gain(row: dict[str, Any]) -> tuple[str, ...]:
+    low, high = row["ci"]
+    numbers = (f"{row['before']:.3f}", f"{row['after']:.3f}", f"{row['gain']:+.3f}", f"[{low:+.3f}, {high:+.3f}]")
+    return (row["label"], *numbers, row["unit"])
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="a run")]) -> None:
+    """Write RUN/report.html: one self-contained page."""
+    from manners.report import write_report
+
+    typer.echo(str(write_report(run)))
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="starter, a run, a folder, or a Hub id")],
+    message: Annotated[Optional[str], typer.Option(help="one message; without it, a conversation")] = None,  # noqa: UP045
+    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    seed: int = 0,
+) -> None:
+    """Talk to a model."""
+    from manners.cli.chat import converse
+
+    converse(model, message, temperature, max_tokens, seed)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="a run or checkpoint of a policy")],
+    out: Annotated[Path, typer.Argument(help="folder to write to; must not exist yet")],
+    adapter_only: Annotated[bool, typer.Option(help="only the adapter, in peft's format")] = False,
+) -> None:
+    """Write a merged Hugging Face checkpoint with a model card, or the adapter alone."""
+    from manners.models.export import export_adapter, export_merged
+
+    (export_adapter if adapter_only else export_merged)(run, out, say)
+    typer.echo(str(out))
+
+
+@app.command()
+def runs(folder: Annotated[Path, typer.Argument(help="where to look")] = Path("runs"), as_json: Json = False) -> None:
+    """List the runs below a folder."""
+    found = [Run(path.parent) for path in sorted(folder.rglob("lineage.json"))]
+    rows = [
+        {"run": str(r.path), "kind": r.kind, **{k: r.status.get(k, "") for k in ("status", "at", "seconds")}}
+        for r in found
+    ]
+    if as_json:
+        for row in rows:
+            give(row)
+    elif rows:
+        table(f"runs in {folder}", list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        say(f"no runs below {folder}", markup_of=str(folder))
+
+
+def read_split(data: Path, split: str) -> list[Any]:
+    """The pairs of one split of a folder that `manners pairs` wrote. Raises MannersError where it is missing."""
+    _one_of("--split", split, SPLITS)
+    if not (data / f"{split}.jsonl").exists():
+        raise MannersError(
+            f"{data} holds no {split}.jsonl; make it with `manners pairs --out {data}`, or name another --data"
+        )
+    return pairing.read_pairs(data / f"{split}.jsonl")
+
+
+def made_from(run: Path, **sources: Path | str) -> dict[str, Any]:
+    """Lineage entries {path, hash, kind} of what a run is made from; paths are relative to the run's folder."""
+    import os
+
+    entries = {}
+    for name, source in sources.items():
+        if not source:
+            continue
+        path = Path(source)
+        if not path.exists():
+            entries[name] = {"path": str(source), "hash": "", "kind": "model"}
+            continue
+        entry = {"path": os.path.relpath(path, run), "kind": "file"}
+        if (path / "lineage.json").exists():
+            entry |= {"kind": Run.open(path).kind, "hash": file_hash(path / "checkpoints")}
+        elif (path / pairing.MANIFEST).exists():
+            manifest = read_json(path / pairing.MANIFEST)
+            entry |= {
+                "kind": "pairs",
+                "hash": file_hash(path / pairing.MANIFEST),
+                "judgements": manifest["made_from"].get("judgements", ""),
+            }
+        else:
+            entry["hash"] = file_hash(path)
+        entries[name] = entry
+    return entries
+
+
+def _tell(run: Run, evaluation: dict[str, Any], as_json: bool) -> None:
+    """What a training command leaves on stdout: the run, and its numbers."""
+    numbers = {k: v for k, v in evaluation.items() if isinstance(v, int | float | str)}
+    if "ci" in evaluation:
+        numbers["ci"] = evaluation["ci"]
+    if as_json:
+        give({"run": str(run.path), **numbers})
+    else:
+        typer.echo(
+            f"{run.path}: "
+            + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
+        )
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise MannersError(f"{option} must be one of {', '.join(k for k in known if k)}, not {value!r}")

@@ -1,0 +1,83 @@
+"""The three seams of a loop, a few lines each: what they give is set in advance, and every call is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from manners.batches import PPOBatch, Rollouts
+from manners.protocols import Evaluated, Objective
+from manners.records import Completion, Prompt
+from manners.runs import writing
+
+PROMPT, LOGP = 3, -1.0
+
+
+class FakeSampler:
+    """Answers every prompt with two words and two tokens of log-probability −1 behind a prompt of three."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+        self.asked: list[tuple[tuple[Prompt, ...], int]] = []
+
+    def sample(self, prompts: Sequence[Prompt], *, max_tokens: int, temperature: float, seed: int) -> Rollouts:  # noqa: ARG002
+        self.calls.append("sample")
+        self.asked.append((tuple(prompts), seed))
+        count = len(prompts)
+        tokens = torch.arange(PROMPT + 2).repeat(count, 1)
+        logps = torch.where(torch.arange(PROMPT + 2) >= PROMPT, LOGP, 0.0).repeat(count, 1)
+        lengths = torch.full((count,), PROMPT)
+        return Rollouts(
+            tokens, lengths, lengths + 2, logps, torch.ones(count, dtype=torch.bool), torch.zeros(count, PROMPT + 2, 0),
+            tuple(prompts), tuple(Completion(p.id, "very well") for p in prompts), None,
+        )  # fmt: skip
+
+
+class FakeScorer:
+    """Gives every row of the n-th call the n-th of `scores`, and the last of them from then on."""
+
+    def __init__(self, calls: list[str], scores: Iterable[float], name: str = "score") -> None:
+        self.calls, self.scores, self.name = calls, list(scores), name
+
+    def score(self, rollouts: Rollouts) -> Tensor:
+        self.calls.append(self.name)
+        return torch.full((len(rollouts),), 1.0 * self.scores.pop(0) if len(self.scores) > 1 else self.scores[0])
+
+
+class FakeLearner:
+    """Learns nothing. In the n-th call of `logprobs` the reference lies the n-th of `kls` (nats per sequence) below the policy."""
+
+    def __init__(self, calls: list[str], kls: Iterable[float] = (0.0,)) -> None:
+        self.calls, self.kls = calls, list(kls)
+        self.batches: list[PPOBatch] = []
+
+    def logprobs(self, rollouts: Rollouts, who: Literal["policy", "reference"]) -> Tensor:
+        self.calls.append(f"logprobs of the {who}")
+        kl = self.kls.pop(0) if len(self.kls) > 1 else self.kls[0]
+        return torch.where(rollouts.response_mask, rollouts.logps - kl / 2, 0)
+
+    def values(self, rollouts: Rollouts) -> Tensor:
+        self.calls.append("values")
+        return torch.zeros_like(rollouts.logps)
+
+    def step(self, batch: PPOBatch, objective: Callable[[Evaluated, PPOBatch], Objective]) -> dict[str, float]:
+        self.calls.append("step")
+        self.batches.append(batch)
+        mask = batch.response_mask
+        result = objective(Evaluated(batch.old_logps, mask.float(), batch.old_values), batch)
+        found = {**result.parts, **result.statistics}
+        return {name: float(values[mask].float().mean()) for name, values in found.items()} | {"gradient_norm": 1.0}
+
+    def save(self, path: Path) -> None:
+        """Leaves the number of epochs so far, by which a checkpoint is known."""
+        self.calls.append(f"save {path.name}")
+        with writing(path) as beside:
+            beside.mkdir()
+            (beside / "epochs").write_text(str(len(self.batches)))
+
+    def load(self, path: Path) -> None:
+        self.calls.append(f"load {path.name}")
