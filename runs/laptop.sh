@@ -19,7 +19,7 @@ configs=$(cd "$(dirname "${BASH_SOURCE[0]}")/../configs" && pwd)
 
 mkdir "$here" # fails where the folder exists: nothing is ever mixed with an earlier run
 
-# 1. Judgements into the store. Layout, line endings and gzip are recognised; rows that are no judgement go to a file beside yours.
+# 1. Judgements into the store. The layout is recognised; rows that are no judgement go to a file beside yours.
 manners import "$judgements" --db "$here/judgements.db"
 
 # 2. Rankings into pairs, split by prompt into train, validation and test. --halves also writes first/ and second/, each with half
@@ -30,16 +30,17 @@ manners pairs --db "$here/judgements.db" --out "$here/pairs" --seed "$seed" --ha
 manners train sft "$configs/sft.yaml" --run "$here/sft" --data "$here/pairs" --set "model=$model"
 
 # 4. Two reward models on the fine-tuned model, each from its own half. Look at the accuracy on held-out pairs before you go on:
-#    below about 0.6, more or clearer judgements help, more training does not.
+#    near 0.5 nothing was learned, and a policy trained against such a judge can only game it.
 manners train reward "$configs/reward.yaml" --run "$here/first-judge" --data "$here/pairs/first" --set "model=$here/sft"
-manners train reward "$configs/reward.yaml" --run "$here/second-judge" --data "$here/pairs/second" --set "model=$here/sft" --set seed=1
+manners train reward "$configs/reward.yaml" --run "$here/second-judge" --data "$here/pairs/second" --set "model=$here/sft" \
+  --set seed=1
 
-# 5. PPO against the first judge. The second is only watched: what it does not see getting better did not get better.
+# 5. PPO against the first judge. The second is only watched: a gain that it does not see is not to be believed.
 manners train ppo "$configs/ppo.yaml" --run "$here/ppo" --data "$here/pairs" \
   --set "model=$here/sft" --set "reward.model=$here/first-judge" --set "second_judge.model=$here/second-judge"
 
-# 6. Before and after, on test prompts that nothing was trained on, with intervals.
-manners evaluate "$here/ppo" --data "$here/pairs" --split test
+# 6. Before and after, on test prompts that nothing was trained on, with intervals; at the temperature of configs/ppo.yaml.
+manners evaluate "$here/ppo" --data "$here/pairs" --split test --set temperature=0.7
 
 # 7. One HTML page with the verdict, the curves, the answers side by side, and where everything came from.
 manners report "$here/ppo"

@@ -20,8 +20,8 @@ PROMPT, LOGP = 3, -1.0
 class FakeSampler:
     """Answers every prompt with two words and two tokens of log-probability −1 behind a prompt of three."""
 
-    def __init__(self, calls: list[str]) -> None:
-        self.calls = calls
+    def __init__(self, calls: list[str], finished: bool = True) -> None:
+        self.calls, self.finished = calls, finished
         self.asked: list[tuple[tuple[Prompt, ...], int]] = []
 
     def sample(self, prompts: Sequence[Prompt], *, max_tokens: int, temperature: float, seed: int) -> Rollouts:  # noqa: ARG002
@@ -32,7 +32,7 @@ class FakeSampler:
         logps = torch.where(torch.arange(PROMPT + 2) >= PROMPT, LOGP, 0.0).repeat(count, 1)
         lengths = torch.full((count,), PROMPT)
         return Rollouts(
-            tokens, lengths, lengths + 2, logps, torch.ones(count, dtype=torch.bool), torch.zeros(count, PROMPT + 2, 0),
+            tokens, lengths, lengths + 2, logps, torch.full((count,), self.finished), torch.zeros(count, PROMPT + 2, 0),
             tuple(prompts), tuple(Completion(p.id, "very well") for p in prompts), None,
         )  # fmt: skip
 

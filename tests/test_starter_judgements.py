@@ -23,7 +23,8 @@ def judgements() -> list[Judgement]:
 def test_four_kinds_of_prompts_with_four_answers_each_and_held_out_prompts_apart(judgements: list[Judgement]) -> None:
     kinds = Counter((j.prompt.category, j.prompt.split) for j in judgements)
     assert {kind for kind, _ in kinds} == {"everyday", "hostile", "decline", "knowable"}
-    assert {kinds[kind, "train"] for kind, _ in kinds} == {60}
+    assert {kinds[kind, "train"] for kind, _ in kinds} == {54}
+    assert {kinds[kind, "validation"] for kind, _ in kinds} == {6}
     assert {kinds[kind, "test"] for kind, _ in kinds} == {20}
     assert len({j.prompt.text.lower().strip(" ?.!") for j in judgements}) == 320
     assert all(len({c.text for c in j.completions}) == 4 for j in judgements)

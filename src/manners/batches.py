@@ -62,7 +62,8 @@ class TokenBatch:
     def micro_batches(self, max_tokens: int) -> Iterator[tuple[Tensor, Self]]:
         """Split into (index, rows) parts of at most `max_tokens` positions with padding; rows of like length go together."""
         for index in split_by_tokens(self.lengths, max_tokens):
-            yield index, self.rows(index)
+            here = index.to(self.tokens.device)
+            yield here, self.rows(here)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The run directory: where a method leaves its config, metrics, samples, checkpoints and report.
 
-    RUN/config.yaml  environment.json  lineage.json  metrics.jsonl  samples.jsonl  checkpoints/  report.html
+    RUN/config.yaml  environment.json  lineage.json  status.json  metrics.jsonl  samples.jsonl  evaluation.json  checkpoints/
+        report.html
 
 Everything is written beside its final place and renamed, so that no reader and no crash ever sees half a file.
 """

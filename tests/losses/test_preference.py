@@ -44,6 +44,13 @@ def test_margin_is_what_the_lead_must_exceed() -> None:
     assert (pair_loss(a, b, margin=0.5) > pair_loss(a, b)).all()
 
 
+def test_every_pair_can_have_its_own_margin() -> None:
+    a, b = rewards(3)
+    margins = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    one_by_one = [pair_loss(a[i], b[i], margin=margins[i].item()).item() for i in range(3)]
+    assert pair_loss(a, b, margin=margins).tolist() == pytest.approx(one_by_one, abs=1e-12)
+
+
 def test_label_smoothing_is_cross_entropy_with_a_soft_label() -> None:
     a, b = rewards()
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(a - b, torch.full_like(a, 0.9), reduction="none")

@@ -15,7 +15,6 @@ from manners.errors import MannersError
 from manners.models.adapters import compose_adapters, merge_adapter, read_adapter_config, read_tensors
 from manners.models.trunk import TrainLayers, Trunk
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it itself
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,21 @@ def test_a_model_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytes
     assert "does not exist" in refuses(name)
 
 
-def test_a_hub_id_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert "nobody/nothing" in refuses("nobody/nothing")
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: Any, **__: Any) -> None:
+        raise AssertionError("a test went to the network")
 
-
-@pytest.mark.parametrize("name", ["a/b/c", "nobody/no thing", "nobody/.."])
-def test_a_name_that_is_no_hub_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    refuses(name)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["nobody/nothing", "a/b/c", "nobody/no thing", "nobody/.."])
+def test_a_hub_id_without_network_and_a_name_that_is_none(name: str) -> None:
+    assert name in refuses(name)
 
 
 def test_an_empty_folder_and_a_folder_without_weights(tmp_path: Path) -> None:
@@ -182,6 +187,40 @@ def test_a_chain_of_adapters_is_merged_in_order(tmp_path: Path) -> None:
     torch.testing.assert_close(trunk_logits(loaded), wanted, rtol=0, atol=2e-5)
     assert loaded.fingerprint != load_trunk(str(base), device="cpu").fingerprint
     assert (trunk_logits(loaded) - trunk_logits(load_trunk(str(first), device="cpu"))).abs().max() > 0.05
+
+
+def test_a_tree_of_runs_can_be_moved_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny(Path("work/base"))
+    trunk = taught("work/base", Path("work/run/checkpoints/final"), seed=1)
+    with trunk.adapters.using("policy"):
+        wanted = trunk_logits(trunk)
+    Path("work").rename("elsewhere")
+    monkeypatch.chdir("elsewhere/run")
+    loaded = load_trunk(str(tmp_path / "elsewhere" / "run" / "checkpoints" / "final"), device="cpu")
+    torch.testing.assert_close(trunk_logits(loaded), wanted, rtol=0, atol=2e-5)
+
+
+def test_runs_may_lie_behind_a_link_to_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "deep" / "runs").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "runs").symlink_to(tmp_path / "disk" / "deep" / "runs")
+    base = save_tiny(tmp_path / "base")
+    folder = tmp_path / "here" / "runs" / "run"
+    taught(str(base), folder, seed=1)
+    found, adapters = lineage_of(str(folder))
+    assert Path(found).resolve() == base.resolve()
+    assert adapters == [folder]
+
+
+def test_a_base_that_is_no_folder_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "starter").mkdir()  # a folder of the same name is not meant
+    tiny = tiny_trunk("llama")
+    tiny.adapters.add("policy", rank=2, alpha=3, seed=0)
+    for name in ("starter", "owner/name"):
+        tiny.adapters.save("policy", tmp_path / "adapter", name)
+        assert lineage_of(str(tmp_path / "adapter")) == (name, [tmp_path / "adapter"])
 
 
 def adapter(folder: Path, base: str = "somewhere/base") -> Path:

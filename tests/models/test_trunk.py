@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manners.batches import TokenBatch
 from manners.errors import MannersError
-from manners.models.trunk import Packed, TrainLayers, Trunk, pack_rows, response_positions
+from manners.models.trunk import Packed, TrainLayers, Trunk, pack_rows
 
 LAYERS: tuple[TrainLayers, ...] = ("all", 1, 2)
 every_trunk = pytest.mark.parametrize(("kind", "train_layers"), [(kind, layers) for kind in KINDS for layers in LAYERS])
@@ -65,7 +65,7 @@ def test_the_branch_stands_where_train_layers_says(kind: str) -> None:
         for number, layer in enumerate(trunk.layers):
             with torch.no_grad():
                 for parameter in layer.parameters():
-                    parameter += 0.1
+                    parameter.add_(0.1)
             moved = not torch.equal(trunk.states(tokens), before)
             assert moved is (trunk.branch > 0), (train_layers, number)
             if number >= trunk.branch - 1:
@@ -74,7 +74,7 @@ def test_the_branch_stands_where_train_layers_says(kind: str) -> None:
         with torch.no_grad():
             for layer in trunk.layers[trunk.branch :]:
                 for parameter in layer.parameters():
-                    parameter += 0.1
+                    parameter.add_(0.1)
         assert torch.equal(trunk.states(tokens), below)
 
 
@@ -174,6 +174,10 @@ def test_padding_of_packed_rows_changes_nothing(kind: str, train_layers: TrainLa
     assert clean.isfinite().all()
 
 
+def test_an_empty_response_does_not_end_in_another_one() -> None:
+    assert pack_rows([([7, 8], [[9], [], [10]])]).ends.tolist() in ([[2, 1, 3]], [[2, -1, 3]])
+
+
 def test_one_response_does_not_see_another() -> None:
     trunk = with_adapter("llama", 2)
     changed = [[[11, 12, 13], [99], [11, 15, 16, 17, 18]], RESPONSES[1]]
@@ -234,6 +238,18 @@ def test_fingerprint_changes_when_weights_change_places() -> None:
     assert fresh_fingerprint(trunk) != before
 
 
+def test_fingerprint_is_the_same_on_a_machine_with_more_cores() -> None:
+    # a sum of many floats depends on how it was split among threads
+    model = tiny_model("llama", vocabulary=60_000)
+    threads = torch.get_num_threads()
+    seen = set()
+    for count in (1, 2, 3, 4, 8):
+        torch.set_num_threads(count)
+        seen.add(Trunk(copy.deepcopy(model), tiny_tokenizer(), 1).fingerprint)
+    torch.set_num_threads(threads)
+    assert len(seen) == 1
+
+
 def test_fingerprint_is_that_of_the_base_whatever_is_on_it() -> None:
     trunk = tiny_trunk("llama", 2)
     before = trunk.fingerprint
@@ -269,10 +285,51 @@ def test_the_watch_sees_the_states_of_the_branch(kind: str, train_layers: TrainL
     assert watch.states is seen  # it has stopped watching
 
 
-def test_response_positions() -> None:
-    batch = TokenBatch(drawn_tokens(3, 5), torch.tensor([2, 1, 3]), torch.tensor([4, 3, 3]))
-    rows, columns = response_positions(batch)
-    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 2), (0, 3), (1, 1), (1, 2)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_unwrapping_gives_back_the_plain_model(kind: str) -> None:
+    model = with_adapter(kind, 2).unwrap()
+    assert model.state_dict().keys() == plain(kind).state_dict().keys()
+    assert torch.equal(model(drawn_tokens()).logits, plain(kind)(drawn_tokens()).logits)
+
+
+@every_trunk
+def test_predictions_are_those_of_the_plain_model_for_response_tokens_alone(
+    kind: str, train_layers: TrainLayers
+) -> None:
+    trunk = tiny_trunk(kind, train_layers)
+    batch = TokenBatch(drawn_tokens(), torch.tensor([2, 1, 3]), torch.tensor([4, 9, 3]))
+    got = trunk.predict(batch, trunk.states(batch.tokens), temperature=0.7)
+    assert list(zip(got.rows.tolist(), got.columns.tolist(), strict=True)) == [
+        *((0, t) for t in (2, 3)),
+        *((1, t) for t in range(1, 9)),
+    ]
+    assert not got.entropies.requires_grad
+    logits = plain(kind)(batch.tokens).logits.detach()
+    for n, (row, t) in enumerate(zip(got.rows.tolist(), got.columns.tolist(), strict=True)):
+        wanted = torch.distributions.Categorical(logits=logits[row, t - 1] / 0.7)
+        assert got.logps[n].item() == pytest.approx(wanted.log_prob(batch.tokens[row, t]).item(), abs=1e-4)
+        assert got.entropies[n].item() == pytest.approx(wanted.entropy().item(), abs=1e-4)
+        close(got.hidden[n], plain_hidden(kind, batch.tokens)[row, t - 1])
+    spread = got.spread(got.logps, batch.tokens)
+    assert spread.shape == batch.tokens.shape
+    assert torch.equal(spread[batch.response_mask], got.logps)
+    assert not spread[~batch.response_mask].any()
+
+
+def test_predictions_carry_the_gradient_of_the_adapter_through_spread() -> None:
+    trunk, batch = with_adapter("llama", 2), TokenBatch(drawn_tokens(1), torch.tensor([2]), torch.tensor([6]))
+    states = trunk.states(batch.tokens)
+    parameters = trunk.adapters.parameters("policy")
+    weights = torch.randn(2, 1, 9, generator=torch.Generator().manual_seed(0))
+    with trunk.adapters.using("policy"):
+        got = trunk.predict(batch, states, temperature=0.7, entropy_gradient=True)
+        ours = sum((w * got.spread(x, batch.tokens)).sum() for w, x in zip(weights, got[-2:], strict=True))
+        logits = trunk.hidden(states)[0, 1:5] @ trunk.head_weight.T / 0.7
+    distribution = torch.distributions.Categorical(logits=logits)
+    theirs = (weights[0, 0, 2:6] * distribution.log_prob(batch.tokens[0, 2:6])).sum()
+    theirs = theirs + (weights[1, 0, 2:6] * distribution.entropy()).sum()
+    for one, other in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 COMMON = {"vocab_size": 101, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,

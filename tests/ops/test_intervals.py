@@ -105,6 +105,11 @@ def test_level_is_the_share_between_the_ends() -> None:
     assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(2.5758 / 0.6745, rel=0.1)
 
 
+def test_ends_are_none_where_json_has_no_number() -> None:
+    assert Interval(2.0, 1.0, 3.0).ends == [1.0, 3.0]
+    assert Interval(2.0, -math.inf, math.inf).ends == [None, None]
+
+
 def test_excludes_zero() -> None:
     assert bootstrap_mean(normal(50, mean=3)).excludes_zero
     assert bootstrap_mean(normal(50, mean=-3)).excludes_zero

@@ -53,6 +53,16 @@ def test_the_context_holds_prompt_and_room_and_not_a_token_more() -> None:
         assert "\n" not in str(error.value)
 
 
+def test_a_judge_keeps_the_end_of_a_long_prompt() -> None:
+    prompt = Prompt.of("abc")
+    whole = chat().prompt(prompt)
+    assert chat().prompt(prompt, keep=4) == whole[-4:] == [A + 1, A + 2, END, ASSISTANT]
+    assert chat().prompt(prompt, keep=100) == whole
+    assert chat(context=5).prompt(prompt, room=1, keep=4) == whole[-4:]
+    with pytest.raises(MannersError, match="context"):
+        chat(context=5).prompt(prompt, room=2, keep=4)
+
+
 def test_an_error_shows_a_long_prompt_of_many_lines_in_one_short_line() -> None:
     with pytest.raises(MannersError) as error:
         Chat(tiny_tokenizer(), 64).prompt(Prompt.of("long\n" * 500))

@@ -342,9 +342,13 @@ def evaluate(
 
 
 def _gain(row: dict[str, Any]) -> tuple[str, ...]:
-    low, high = row["ci"]
-    numbers = (f"{row['before']:.3f}", f"{row['after']:.3f}", f"{row['gain']:+.3f}", f"[{low:+.3f}, {high:+.3f}]")
+    numbers = (f"{row['before']:.3f}", f"{row['after']:.3f}", f"{row['gain']:+.3f}", interval(row["ci"]))
     return (row["label"], *numbers, row["unit"])
+
+
+def interval(ends: list[float | None]) -> str:
+    """[low, high], or a dash where it is undefined (a single prompt)."""
+    return "–" if None in ends else "[" + ", ".join(f"{end:+.3f}" for end in ends if end is not None) + "]"
 
 
 @app.command()

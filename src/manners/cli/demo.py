@@ -11,8 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from manners.cli.app import made_from, make_pairs, read_split
 from manners.cli.talk import say, track
 from manners.config import Config
@@ -33,9 +31,12 @@ class DemoConfig(Config):
     """Settings of `demo`: those of its four parts. Paths between the parts are filled in."""
 
     seed: int = 0
-    sft: SFTConfig = Field(SFTConfig(train_layers=8, learning_rate=1e-3))
-    reward: RewardConfig = Field(RewardConfig(learning_rate=3e-3, read="mean"))
-    ppo: PPOConfig = Field(PPOConfig(temperature=0.7))
+    sft: SFTConfig = SFTConfig(train_layers=8, learning_rate=3e-4)
+    reward: RewardConfig = RewardConfig(learning_rate=3e-3, read="mean")
+    ppo: PPOConfig = PPOConfig(
+        steps=10, temperature=0.7, beta=0.03, learning_rate=2e-3, value_learning_rate=3e-3, epochs=2, minibatches=2,
+        missing_eos_penalty=0.5, evaluate_every=5, evaluate_prompts=24, kl_budget_per_sequence=15,
+    )  # fmt: skip
     evaluate: EvaluateConfig = EvaluateConfig(temperature=0.7)
 
 

@@ -19,10 +19,9 @@ from manners.config import Config, load_config
 from manners.errors import MannersError
 from manners.learner.local import POLICY
 from manners.models.load import base_of, checkpoint_folder, load_trunk
-from manners.models.trunk import TrainLayers, Trunk, response_positions
+from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.diversity import distinct_n
 from manners.ops.intervals import bootstrap_mean
-from manners.ops.logprobs import token_logprobs
 from manners.protocols import Scorer
 from manners.records import Prompt
 from manners.rewards.load import ScorerConfig, load_scorer
@@ -70,6 +69,8 @@ def evaluate_policy(
     track: Track = untracked,
 ) -> dict[str, Any]:
     """Compare the trunk with `adapter` off (before) and on (after) on `prompts`; gives what RUN/evaluation.json holds."""
+    if not prompts:
+        raise MannersError("there are no held-out prompts to evaluate on; make the split larger or name another")
     repeated = [p for p in prompts for _ in range(config.samples_per_prompt)]
     before, after = (_measure(config, trunk, name, repeated, reward, second, track) for name in (None, adapter))
     cluster = torch.arange(len(prompts)).repeat_interleave(config.samples_per_prompt)
@@ -125,18 +126,18 @@ def _measure(
     kl = torch.zeros(len(rollouts))
     if adapter is not None:
         for index, part in rollouts.micro_batches(12_288):
-            kl[index] = (_logps(trunk, adapter, part) - _logps(trunk, None, part)).sum(-1)
-    return Measured(rollouts, reward.score(rollouts), second.score(rollouts) if second else None, kl)
+            heat = config.temperature or 1.0
+            difference = _logps(trunk, adapter, part, heat) - _logps(trunk, None, part, heat)
+            kl[index] = difference.sum(-1).cpu()
+    return Measured(rollouts, reward.score(rollouts).cpu(), second.score(rollouts).cpu() if second else None, kl)
 
 
 @torch.no_grad()
-def _logps(trunk: Trunk, adapter: str | None, part: Rollouts) -> Tensor:
-    """Log-probabilities [b, T] of the responses at temperature 1, 0 elsewhere."""
+def _logps(trunk: Trunk, adapter: str | None, part: Rollouts, temperature: float) -> Tensor:
+    """Log-probabilities [b, T] of the responses at `temperature`, 0 elsewhere."""
     with trunk.adapters.using(adapter):
-        hidden = trunk.hidden(part.states)
-    rows, columns = response_positions(part)
-    found = token_logprobs(hidden[rows, columns - 1], trunk.head_weight, part.tokens[rows, columns])
-    return torch.zeros_like(part.logps).index_put((rows, columns), found.logps)
+        found = trunk.predict(part, part.states, temperature=temperature)
+    return found.spread(found.logps, like=part.tokens)
 
 
 def _rows(before: Measured, after: Measured, cluster: Tensor) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def _rows(before: Measured, after: Measured, cluster: Tensor) -> list[dict[str, 
         old, new = of(before).float().cpu(), of(after).float().cpu()
         gain = bootstrap_mean(new - old, cluster)
         return {"name": name, "label": label, "unit": unit, "better": better, "before": float(old.mean()), "after": float(new.mean()),
-                "gain": gain.mean, "ci": [gain.low, gain.high], "n": int(cluster.max()) + 1}  # fmt: skip
+                "gain": gain.mean, "ci": gain.ends, "n": int(cluster.max()) + 1}  # fmt: skip
 
     rows = [row("reward", "Reward (the judge that was optimised)", "", "higher", lambda m: m.reward)]
     if before.second is not None:
@@ -168,9 +169,9 @@ def _distinct(measured: Measured) -> Tensor:
 
 
 def _by_category(indices: list[int], before: Measured, after: Measured, cluster: Tensor) -> dict[str, Any]:
-    def gain(old: Tensor, new: Tensor) -> tuple[float, list[float]]:
+    def gain(old: Tensor, new: Tensor) -> tuple[float, list[float | None]]:
         found = bootstrap_mean((new - old)[indices].cpu(), cluster[indices])
-        return found.mean, [found.low, found.high]
+        return found.mean, found.ends
 
     reward_gain, ci = gain(before.reward, after.reward)
     row: dict[str, Any] = {"n": len(cluster[indices].unique()), "reward_gain": reward_gain, "ci": ci}

@@ -16,8 +16,7 @@ from manners.errors import MannersError
 from manners.learner.optimiser import Optimiser
 from manners.models.adapters import read_tensors
 from manners.models.heads import ScalarHead
-from manners.models.trunk import Trunk, response_positions
-from manners.ops.logprobs import token_logprobs
+from manners.models.trunk import Trunk
 from manners.protocols import Evaluated, Objective
 from manners.runs import write_json, writing
 
@@ -25,7 +24,7 @@ POLICY = "policy"
 
 
 class LocalLearner:
-    """Changes the adapter "policy" of `trunk` and a value head, in minibatches of equal numbers of sequences.
+    """Changes the adapter "policy" of `trunk` and a value head, in minibatches that differ by one sequence at most.
 
     `temperature` divides the logits in every log-probability, as it did while sampling. Micro-batches hold at most
     `micro_tokens` positions in training and three times as many in forward-only passes.
@@ -69,15 +68,8 @@ class LocalLearner:
         logps = torch.zeros_like(rollouts.logps)
         with self.trunk.adapters.using(POLICY if who == "policy" else None):
             for index, part in rollouts.micro_batches(3 * self.micro_tokens):
-                hidden = self.trunk.hidden(self._states(part, part.states))
-                rows, columns = response_positions(part)
-                found = token_logprobs(
-                    hidden[rows, columns - 1],
-                    self.trunk.head_weight,
-                    part.tokens[rows, columns],
-                    temperature=self.temperature,
-                )
-                logps[index[rows], columns] = found.logps
+                found = self.trunk.predict(part, self._states(part, part.states), temperature=self.temperature)
+                logps[index[found.rows], found.columns] = found.logps
         return logps
 
     @torch.no_grad()
@@ -87,7 +79,7 @@ class LocalLearner:
         with self.trunk.adapters.using(POLICY):
             for index, part in rollouts.micro_batches(3 * self.micro_tokens):
                 hidden = self.trunk.hidden(self._states(part, part.states))
-                rows, columns = response_positions(part)
+                rows, columns = part.response_mask.nonzero(as_tuple=True)
                 values[index[rows], columns] = self.value_head(hidden[rows, columns - 1])
         return values
 
@@ -98,16 +90,14 @@ class LocalLearner:
     def evaluate(self, part: PPOBatch) -> Evaluated:
         """Log-probabilities, entropies and values of a micro-batch, with gradients."""
         with self.trunk.adapters.using(POLICY):
-            hidden = self.trunk.hidden(self._states(part, part.states))
-        rows, columns = response_positions(part)
-        chosen = hidden[rows, columns - 1]
-        found = token_logprobs(
-            chosen, self.trunk.head_weight, part.tokens[rows, columns],
-            temperature=self.temperature, entropy_gradient=self.entropy_gradient,
-        )  # fmt: skip
-        values = self.value_head(chosen)
-        blank = torch.zeros(part.tokens.shape, device=part.tokens.device)
-        return Evaluated(*(blank.index_put((rows, columns), x) for x in (found.logps, found.entropies, values)))
+            found = self.trunk.predict(
+                part,
+                self._states(part, part.states),
+                temperature=self.temperature,
+                entropy_gradient=self.entropy_gradient,
+            )
+        spoken = (found.logps, found.entropies, self.value_head(found.hidden))
+        return Evaluated(*(found.spread(x, like=part.tokens) for x in spoken))
 
     def step(self, batch: PPOBatch, objective: Callable[[Evaluated, PPOBatch], Objective]) -> dict[str, float]:
         """One epoch over `batch`, each sequence once. Token losses are divided by the response tokens of the whole minibatch.
@@ -119,7 +109,7 @@ class LocalLearner:
         totals: dict[str, float] = defaultdict(float)
         norms = []
         order = torch.randperm(len(batch), generator=self.generator)
-        for index in order.chunk(self.minibatches):
+        for index in order.tensor_split(min(self.minibatches, len(order))):
             minibatch = batch.rows(index.to(batch.tokens.device))
             tokens = minibatch.response_mask.sum()
             for _, part in minibatch.micro_batches(self.micro_tokens):

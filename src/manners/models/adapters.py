@@ -135,7 +135,7 @@ class Adapters:
 
         `base` names the base model; a folder is written relative to `folder`, so that a tree of runs can be moved as a whole.
         """
-        if Path(base).is_dir():
+        if base != "starter" and Path(base).is_dir():
             base = os.path.relpath(base, folder)
         config = {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": self.rank[name],

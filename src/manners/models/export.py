@@ -49,7 +49,7 @@ def _check(model: str, out: Path) -> None:
 def model_card(model: str, *, merged: bool) -> str:
     """What the weights are, what made them, how they were measured, and what they are not good for."""
     base, adapters = lineage_of(model)
-    shown = HUB_ID if base == "starter" else base
+    shown = HUB_ID if base == "starter" else Path(base).name if Path(base).is_dir() else base
     library = "transformers" if merged else "peft"
     way = " → ".join([shown, *(_stage(a) for a in adapters)])
     lines = ["---", f"base_model: {shown}", f"library_name: {library}", "tags: [rlhf, manners]", "---", ""]
@@ -66,7 +66,7 @@ def model_card(model: str, *, merged: bool) -> str:
         lines += ["", f"## Measured on {evaluation.get('prompts', '?')} held-out prompts", "",
                   "| | before | after | gain, 95 % interval |", "|---|---|---|---|"]  # fmt: skip
         lines += [
-            f"| {r['label']} | {r['before']:.3f} | {r['after']:.3f} | {r['gain']:+.3f} [{r['ci'][0]:+.3f}, {r['ci'][1]:+.3f}] |"
+            f"| {r['label']} | {r['before']:.3f} | {r['after']:.3f} | {r['gain']:+.3f} {_interval(r['ci'])} |"
             for r in evaluation.get("rows", [])
         ]
     lines += ["", "## Limits", "", "A small model taught with few judgements: it can be wrong, and it can be talked into misbehaving."
@@ -78,3 +78,7 @@ def _stage(folder: Path) -> str:
     """The kind of run that wrote the checkpoint in `folder`, in words."""
     run = folder.parent.parent
     return Run.open(run).kind if (run / "lineage.json").exists() else folder.name
+
+
+def _interval(ends: list[float | None]) -> str:
+    return "" if None in ends else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"

@@ -15,7 +15,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from manners.batches import TokenBatch, pad_rows
 from manners.errors import MannersError
 from manners.models.adapters import Adapters, LoRALinear
+from manners.ops.logprobs import token_logprobs
 
 TrainLayers = int | Literal["all"]
 
@@ -72,6 +73,23 @@ def pack_rows(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> 
     parts = [pack(prompt, responses) for prompt, responses in rows]
     tokens, positions, segments, ends = ([torch.tensor(part[i]) for part in parts] for i in range(4))
     return Packed(pad_rows(tokens), pad_rows(positions), pad_rows(segments, -1), pad_rows(ends, -1))
+
+
+class Predicted(NamedTuple):
+    """For every response token of a batch, N in all: its row and column [N], the hidden state [N, H] that predicts it, its
+    log-probability [N] and the entropy [N] there, in nats."""
+
+    rows: Tensor
+    columns: Tensor
+    hidden: Tensor
+    logps: Tensor
+    entropies: Tensor
+
+    def spread(self, values: Tensor, like: Tensor) -> Tensor:
+        """`values` [N] put in their places of a [B, T] tensor of zeros as wide as `like`."""
+        return torch.zeros(like.shape, device=values.device, dtype=values.dtype).index_put(
+            (self.rows, self.columns), values
+        )
 
 
 class Trunk(nn.Module):
@@ -142,6 +160,25 @@ class Trunk(nn.Module):
         behind padding.
         """
         return _run(self._above, packed, inputs_embeds=states)
+
+    def predict(
+        self, batch: TokenBatch, states: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
+    ) -> Predicted:
+        """What the trunk, under the adapter that is on, says of every response token of `batch`, from branch states [B, T, H].
+
+        The state at position t − 1 predicts the token at t: this is the one place of that shift.
+        """
+        hidden = self.hidden(states)
+        rows, columns = batch.response_mask.nonzero(as_tuple=True)
+        chosen = hidden[rows, columns - 1]
+        found = token_logprobs(
+            chosen,
+            self.head_weight,
+            batch.tokens[rows, columns],
+            temperature=temperature,
+            entropy_gradient=entropy_gradient,
+        )
+        return Predicted(rows, columns, chosen, *found)
 
     def unwrap(self) -> Any:
         """The plain model with its own linear layers back in place; the trunk is of no use afterwards."""
@@ -237,9 +274,3 @@ def _slice(decoder: Any, layers: nn.ModuleList, norm: str, start: int, stop: int
     if start > 0 and "wpe" in part._modules:
         part._modules["wpe"] = _NoPositions()
     return part
-
-
-def response_positions(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Row and column [N] of every response token: `hidden[row, column − 1]` predicts `tokens[row, column]`."""
-    rows, columns = batch.response_mask.nonzero(as_tuple=True)
-    return rows, columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,11 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+    @property
+    def ends(self) -> list[float | None]:
+        """[low, high] for JSON, which has no infinity: None where the interval is undefined."""
+        return [end if math.isfinite(end) else None for end in (self.low, self.high)]
 
     @property
     def excludes_zero(self) -> bool:

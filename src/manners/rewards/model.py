@@ -74,9 +74,8 @@ class RewardModel:
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], max_tokens: int = 8192
     ) -> Tensor:
         """Scores [N] of completions[i] as answers to prompts[i]."""
-        rows: list[Row] = [
-            (self.chat.prompt(p), [self.chat.completion(c)]) for p, c in zip(prompts, completions, strict=True)
-        ]
+        answers = [self.chat.completion(c) for c in completions]
+        rows: list[Row] = [(self.chat.prompt(p, room=len(a)), [a]) for p, a in zip(prompts, answers, strict=True)]
         scores = torch.zeros(len(rows))
         for index in split_by_tokens(torch.tensor([len(p) + len(c[0]) for p, c in rows]), max_tokens):
             packed = pack_rows([rows[i] for i in index.tolist()]).to(self.trunk.device)

@@ -95,7 +95,7 @@ class LocalSampler:
         width = max(len(p) for p in prompts)
         ids = torch.tensor([[self.chat.pad] * (width - len(p)) + p for p in prompts], device=device)
         padding = torch.tensor([width - len(p) for p in prompts], device=device)
-        noise = torch.stack([torch.rand(max_tokens, generator=g, dtype=torch.float64) for g in streams]).to(device)
+        noise = torch.stack([torch.rand(max_tokens, generator=g) for g in streams]).to(device)
         cache = Cache(layers=[_Row(width + max_tokens) for _ in trunk.layers])
         steps = torch.arange(width + max_tokens, device=device)
         causal = (steps[None, None, :width] <= steps[None, :width, None]) & (
@@ -163,7 +163,8 @@ def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, 
     if temperature == GREEDY:
         tokens = logps.argmax(-1)
     else:
-        cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
-        tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        wide = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple GPUs have no float64
+        cumulative = logps.exp().cumsum(-1, dtype=wide)
+        tokens = torch.searchsorted(cumulative, uniform[:, None].to(wide) * cumulative[:, -1:], right=True)[:, 0]
         tokens = tokens.clamp(max=logits.shape[-1] - 1)
     return tokens, logps.gather(-1, tokens[:, None])[:, 0]

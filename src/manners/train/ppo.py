@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from manners.batches import PPOBatch, Rollouts, ScoredRollouts
@@ -66,12 +66,11 @@ class PPOConfig(Config):
     gamma: float = Field(1.0, ge=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     whiten_advantages: bool = True
-    missing_eos: Literal["keep", "replace", "subtract"] = Field(
-        "keep",
-        description="score of an answer without its end: as it is, replaced by missing_eos_value, or less missing_eos_value",
+    missing_eos_reward: float | None = Field(
+        None, description="reward units: this replaces the score of an answer that never ends"
     )
-    missing_eos_value: float = Field(
-        -1.0, description="reward units: the replacement; or, for 'subtract', the amount taken off"
+    missing_eos_penalty: float = Field(
+        0.0, ge=0, description="reward units: this is subtracted from the score of an answer that never ends"
     )
     score_clip: float | None = Field(None, gt=0, description="scores are clipped to ± this, reward units")
 
@@ -94,6 +93,14 @@ class PPOConfig(Config):
     evaluate_prompts: int = Field(32, ge=0, description="held-out prompts per look; 0 = never look, keep the last")
     trust_remote_code: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PPOConfig:
+        if self.missing_eos_reward is not None and self.missing_eos_penalty:
+            raise ValueError(
+                "set missing_eos_reward (replaces the score) or missing_eos_penalty (is subtracted), not both"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -170,18 +177,20 @@ def ppo_loop(
         clock.lap("update")
         row = _describe(scored, batch, epochs, beta) | {"step": step, "episodes": (step + 1) * config.batch}
         beta = next_beta(beta, row["kl"], config)
-        done = step == config.steps - 1 or _reason_to_stop(row, config) != ""
-        if heldout and (done or (step + 1) % config.evaluate_every == 0):
+        reason = "KL budget" if _over_budget(row["kl"], config) else "steps" if step == config.steps - 1 else ""
+        if heldout and (reason or (step + 1) % config.evaluate_every == 0):
             row |= look_at_heldout(config, heldout, sampler, judges, learner)
             row["best"] = row["heldout_reward"] > best and not _over_budget(row["heldout_kl"], config)
             if row["best"]:
                 best = row["heldout_reward"]
                 learner.save(run.checkpoint("best"))
-            done = done or (config.target_reward is not None and best >= config.target_reward)
+            if config.target_reward is not None and best >= config.target_reward:
+                reason = "target reward"
             clock.lap("evaluate")
+        row |= {"stopped": reason} if reason else {}
         run.log(**row, phase_seconds=clock.laps, seconds=clock.total)
         _keep_samples(run, step, scored)
-        if done:
+        if reason:
             break
     learner.save(run.checkpoint("final"))
 
@@ -193,16 +202,12 @@ def with_shift_penalty(rollouts: Rollouts, scores: Tensor, reference_logps: Tens
 
 
 def adjust_scores(scores: Tensor, finished: Tensor, config: PPOConfig) -> Tensor:
-    """Scores [B] after clipping and after what `missing_eos` says of answers that never ended."""
+    """Scores [B] after clipping, and with answers that never end replaced (Ziegler et al. 2019) or penalised (TRL)."""
     if config.score_clip is not None:
         scores = scores.clamp(-config.score_clip, config.score_clip)
-    match config.missing_eos:
-        case "keep":
-            return scores
-        case "replace":
-            return torch.where(finished, scores, config.missing_eos_value)
-        case "subtract":
-            return torch.where(finished, scores, scores - config.missing_eos_value)
+    if config.missing_eos_reward is not None:
+        return torch.where(finished, scores, config.missing_eos_reward)
+    return torch.where(finished, scores, scores - config.missing_eos_penalty)
 
 
 def ppo_batch(scored: ScoredRollouts, values: Tensor, config: PPOConfig) -> PPOBatch:
@@ -258,10 +263,6 @@ def look_at_heldout(
 
 def _over_budget(kl: float, config: PPOConfig) -> bool:
     return config.kl_budget_per_sequence is not None and kl > config.kl_budget_per_sequence
-
-
-def _reason_to_stop(row: dict[str, Any], config: PPOConfig) -> str:
-    return "KL budget" if _over_budget(row["kl"], config) else ""
 
 
 def _prompt_order(count: int, config: PPOConfig) -> list[list[int]]:

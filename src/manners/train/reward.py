@@ -215,7 +215,7 @@ def evaluate_reward(model: RewardModel, pairs: Sequence[Pair], config: RewardCon
     accuracy = bootstrap_mean(right, cluster)
     return {
         "accuracy": accuracy.mean,
-        "ci": [accuracy.low, accuracy.high],
+        "ci": accuracy.ends,
         "n_pairs": len(rows),
         "n_prompts": len(groups),
         **calibration(torch.sigmoid(difference)),
@@ -230,7 +230,7 @@ def evaluate_reward(model: RewardModel, pairs: Sequence[Pair], config: RewardCon
 
 def _accuracy(indices: list[int], right: Tensor, cluster: Tensor) -> dict[str, Any]:
     accuracy = bootstrap_mean(right[indices], cluster[indices])
-    return {"accuracy": accuracy.mean, "ci": [accuracy.low, accuracy.high], "n_pairs": len(indices)}
+    return {"accuracy": accuracy.mean, "ci": accuracy.ends, "n_pairs": len(indices)}
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:

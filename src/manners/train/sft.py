@@ -14,8 +14,7 @@ from manners.config import Config
 from manners.errors import MannersError
 from manners.learner.optimiser import Optimiser
 from manners.models.load import load_trunk
-from manners.models.trunk import TrainLayers, Trunk, response_positions
-from manners.ops.logprobs import token_logprobs
+from manners.models.trunk import TrainLayers, Trunk
 from manners.records import Completion, Prompt
 from manners.runs import Run, Track, untracked, write_json, writing
 from manners.text.chat import Chat
@@ -105,9 +104,7 @@ def _logps(trunk: Trunk, part: TokenBatch) -> torch.Tensor:
     """Log-probabilities [N] of the answer's tokens under the adapter, nats."""
     states = trunk.states(part.tokens)
     with trunk.adapters.using(ADAPTER):
-        hidden = trunk.hidden(states)
-    rows, columns = response_positions(part)
-    return token_logprobs(hidden[rows, columns - 1], trunk.head_weight, part.tokens[rows, columns]).logps
+        return trunk.predict(part, states).logps
 
 
 @torch.no_grad()
