@@ -44,6 +44,14 @@ def full_disk(*_args: object, **_fields: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def write_half(path: Path, error: BaseException) -> None:
+    """Begin a directory at `path` and break off."""
+    with writing(path) as beside:
+        beside.mkdir()
+        (beside / "weights").write_text("half")
+        raise error
+
+
 # --- all or nothing -------------------------------------------------------------------------------------------------
 
 
@@ -58,21 +66,23 @@ def test_a_file_appears_whole_in_a_folder_made_for_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), MannersError("no")])
 def test_a_file_stays_as_it_was_when_writing_breaks_off(tmp_path: Path, error: BaseException) -> None:
+    def write() -> None:
+        with writing(path) as beside:
+            beside.write_text("half")
+            raise error
+
     path = tmp_path / "text"
     path.write_text("old")
-    with pytest.raises(type(error)) as caught, writing(path) as beside:
-        beside.write_text("half")
-        raise error
+    with pytest.raises(type(error)) as caught:
+        write()
     assert caught.value is error
     assert files(tmp_path) == {"text": "old"}
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_nothing_is_left_when_the_first_writing_breaks_off(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), writing(tmp_path / "folder") as beside:
-        beside.mkdir()
-        (beside / "weights").write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        write_half(tmp_path / "folder", error)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,10 +118,8 @@ def test_a_directory_stays_as_it_was_when_writing_breaks_off(tmp_path: Path) -> 
     path = tmp_path / "best"
     path.mkdir()
     (path / "weights").write_text("old")
-    with pytest.raises(RuntimeError), writing(path) as beside:
-        beside.mkdir()
-        (beside / "weights").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(path, RuntimeError())
     assert files(tmp_path) == {"best/weights": "old"}
 
 
@@ -126,10 +134,14 @@ def test_a_directory_is_not_lost_between_the_two_renames(tmp_path: Path, monkeyp
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
+    def write() -> None:
+        with writing(path) as beside:
+            beside.mkdir()
+            (beside / "weights").write_text("new")
+
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
-    with pytest.raises(MannersError, match="Input/output error"), writing(path) as beside:
-        beside.mkdir()
-        (beside / "weights").write_text("new")
+    with pytest.raises(MannersError, match="Input/output error"):
+        write()
     assert files(tmp_path) == {"best/weights": "old"}
 
 
@@ -147,7 +159,7 @@ def test_what_an_earlier_crash_of_the_same_process_number_left_is_no_obstacle(tm
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file, no folder")
-    with pytest.raises(MannersError, match="cannot write .*; free some room or choose another place"):
+    with pytest.raises(MannersError, match=r"cannot write .*; free some room or choose another place"):
         write_text(tmp_path / "file" / "inside", "new")
     assert files(tmp_path) == {"file": "a file, no folder"}
 
@@ -217,7 +229,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, read: Callable[[Path], Any]
 
 def test_json_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text('{"a": ')
-    with pytest.raises(MannersError, match="v.json is not JSON"):
+    with pytest.raises(MannersError, match=r"v\.json is not JSON"):
         read_json(tmp_path / "v.json")
 
 

@@ -27,7 +27,11 @@ torch.set_num_threads(1)
 
 POLICY = "policy"
 LETTERS = "abcdefgh"
-PROMPTS = [Prompt.of(a + b, category=name) for a, name in zip("abcd", ["vowel", "", "other", "other"], strict=True) for b in LETTERS[:3]]
+PROMPTS = [
+    Prompt.of(a + b, category=name)
+    for a, name in zip("abcd", ["vowel", "", "other", "other"], strict=True)
+    for b in LETTERS[:3]
+]
 CONFIG = EvaluateConfig(samples_per_prompt=2, max_tokens=8, seed=5)
 
 
@@ -98,7 +102,14 @@ def test_it_says_what_the_report_reads(compared: tuple[Trunk, dict[str, Any]]) -
     _, found = compared
     assert set(found) == {"prompts", "samples_per_prompt", "temperature", "rows", "by_category", "samples"}
     assert (found["prompts"], found["samples_per_prompt"], found["temperature"]) == (12, 2, 1.0)
-    assert [row["name"] for row in found["rows"]] == ["reward", "second_judge", "kl", "length", "finished", "distinct_2"]
+    assert [row["name"] for row in found["rows"]] == [
+        "reward",
+        "second_judge",
+        "kl",
+        "length",
+        "finished",
+        "distinct_2",
+    ]
     for row in found["rows"]:
         assert set(row) == {"name", "label", "unit", "better", "before", "after", "gain", "ci", "n"}
         assert row["gain"] == pytest.approx(row["after"] - row["before"], abs=1e-6)
@@ -114,7 +125,9 @@ def test_it_says_what_the_report_reads(compared: tuple[Trunk, dict[str, Any]]) -
     }  # fmt: skip
 
 
-def test_before_is_the_bare_base_and_after_the_adapter_with_the_same_random_numbers(compared: tuple[Trunk, dict[str, Any]]) -> None:
+def test_before_is_the_bare_base_and_after_the_adapter_with_the_same_random_numbers(
+    compared: tuple[Trunk, dict[str, Any]],
+) -> None:
     trunk, found = compared
     rows = rows_of(found)
     for side, rollouts in (("before", answers(trunk, None)), ("after", answers(trunk, POLICY))):
@@ -167,7 +180,9 @@ def test_without_a_second_judge_nothing_speaks_of_one() -> None:
 
 def test_samples_per_prompt_are_asked_for_each_prompt() -> None:
     told = Told(torch.zeros(36), torch.zeros(36))
-    found = evaluate_policy(CONFIG.model_copy(update={"samples_per_prompt": 3}), few_letters(), POLICY, PROMPTS, told, None)
+    found = evaluate_policy(
+        CONFIG.model_copy(update={"samples_per_prompt": 3}), few_letters(), POLICY, PROMPTS, told, None
+    )
     for rollouts in told.seen:
         assert [rollouts.prompts.count(p) for p in PROMPTS] == [3] * 12
     assert len({c.text for c in told.seen[1].completions[:3]}) > 1  # three answers, not one thrice
@@ -192,7 +207,9 @@ def test_answers_to_one_prompt_are_not_independent_evidence() -> None:
     assert (rows_of(found)["reward"]["gain"], rows_of(found)["reward"]["ci"]) == (0.0, [0.0, 0.0])
     # Both answers gain what their prompt gains: the interval is that of 12 prompts, wider by √2 than of 24 answers.
     draw = torch.randn(12, generator=torch.Generator().manual_seed(0))
-    found = evaluate_policy(CONFIG, few_letters(), POLICY, PROMPTS, Told(torch.zeros(24), draw.repeat_interleave(2)), None)
+    found = evaluate_policy(
+        CONFIG, few_letters(), POLICY, PROMPTS, Told(torch.zeros(24), draw.repeat_interleave(2)), None
+    )
     low, high = rows_of(found)["reward"]["ci"]
     assert high - low == pytest.approx(2 * 1.96 * float(draw.std(correction=0)) / 12**0.5, rel=0.1)
 

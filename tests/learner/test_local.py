@@ -311,7 +311,7 @@ def test_an_epoch_sees_each_sequence_once_in_as_many_optimizer_steps_as_minibatc
         return Objective(now.logps, {}, {})
 
     made.step(batch, objective)
-    assert sorted(sum(seen, [])) == list(range(8))
+    assert sorted(row for rows in seen for row in rows) == list(range(8))
     assert sorted((len(rows) for rows in seen), reverse=True) == sizes
     assert made.optimiser is not None
     assert made.optimiser.done == minibatches

@@ -29,10 +29,11 @@ def test_a_sure_and_wrong_model_has_error_1() -> None:
     assert calibration(torch.zeros(4))["ece"] == 1
 
 
-def test_a_coin_is_right_about_itself_up_to_ties() -> None:
+def test_a_tie_is_not_a_right_answer() -> None:
     got = calibration(torch.full((10,), 0.5))
-    assert got["ece"] == pytest.approx(0.5)  # a tie is not a right answer
+    assert got["calibration"][0]["accuracy"] == 0
     assert got["calibration"][0]["n"] == 10
+    assert got["ece"] == pytest.approx(0.5)
 
 
 def test_probabilities_that_come_true_as_often_as_they_say_have_little_error() -> None:

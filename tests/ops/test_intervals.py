@@ -58,8 +58,10 @@ def test_clusters_of_different_size_keep_the_weight_of_their_rows() -> None:
     values = torch.tensor([0.0, 0.0, 0.0, 1.0])
     got = bootstrap_mean(values, torch.tensor([7, 7, 7, 2]))
     assert got.mean == pytest.approx(0.25)
-    # drawn twice out of two clusters: 0, 1/4 or 1
+    # drawn twice out of two clusters: 0, 1/4 or 1, with probabilities 1/4, 1/2, 1/4
     assert (got.low, got.high) == (0, 1)
+    inner = bootstrap_mean(values, torch.tensor([7, 7, 7, 2]), level=0.4)
+    assert (inner.low, inner.high) == (0.25, 0.25)
 
 
 def test_names_and_order_of_clusters_do_not_matter() -> None:

@@ -28,7 +28,7 @@ from manners.train.ppo import PPOConfig, load_judges
 torch.set_num_threads(1)
 
 PROMPTS = [Prompt.of("one"), Prompt((Message("system", "Be kind."), Message("user", "two"))), Prompt.of("three")]
-SOURCE = '''
+SOURCE = """
 TABLE = {"a": 1}
 seen = []
 
@@ -38,7 +38,7 @@ def length(prompts, completions):
 
 def broken(prompts, completions):
     return [1 / 0 for _ in completions]
-'''
+"""
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
      {"classifier": "a", "positive": "good", "function": "b:c"}, {"model": "a", "classifier": "b", "positive": "c", "function": "d:e"}],
 )  # fmt: skip
 def test_two_judges_are_one_too_many(fields: dict[str, str]) -> None:
-    with pytest.raises(MannersError, match="'reward'.*name only one of model, classifier and function"):
+    with pytest.raises(MannersError, match=r"'reward'.*name only one of model, classifier and function"):
         load_config(PPOConfig, None, [f"reward.{key}={value}" for key, value in fields.items()])
 
 
@@ -80,7 +80,9 @@ def test_a_classifier_needs_its_good_class() -> None:
 
 def test_no_judge_is_told_when_one_is_needed(trunk: Trunk) -> None:
     assert not ScorerConfig().named
-    with pytest.raises(MannersError, match=r"no judge is named; set reward\.model, reward\.classifier or reward\.function"):
+    with pytest.raises(
+        MannersError, match=r"no judge is named; set reward\.model, reward\.classifier or reward\.function"
+    ):
         load_scorer(ScorerConfig(), trunk, "reward")
 
 
@@ -177,7 +179,8 @@ def test_a_function_is_given_last_messages_and_answers_as_texts(trunk: Trunk, ro
 
 
 @pytest.mark.parametrize(
-    "spec", ["no_such_module:f", "math:no_such_function", "math", ":f", "math:", "", "a b:c", ".relative:f", "math.sqrt:x"]
+    "spec",
+    ["no_such_module:f", "math:no_such_function", "math", ":f", "math:", "", "a b:c", ".relative:f", "math.sqrt:x"],
 )
 def test_a_function_that_cannot_be_imported_is_told(spec: str) -> None:
     with pytest.raises(MannersError, match="write it as module:function"):

@@ -173,7 +173,9 @@ def saved(base: Path, read: Any = "mean", train_layers: TrainLayers = 2) -> tupl
 
 @pytest.mark.parametrize("read", ["last", "mean"])
 @pytest.mark.parametrize("train_layers", [1, "all"])
-def test_a_saved_judge_says_the_same_on_its_own_trunk_and_on_a_shared_one(base: Path, read: Any, train_layers: Any) -> None:
+def test_a_saved_judge_says_the_same_on_its_own_trunk_and_on_a_shared_one(
+    base: Path, read: Any, train_layers: Any
+) -> None:
     folder, scores = saved(base, read, train_layers)
     alone = RewardModel.load(folder)
     assert (alone.read, alone.mean, alone.std, alone.trunk.train_layers) == (read, 0.3, 2.5, train_layers)
@@ -213,7 +215,7 @@ def test_on_a_trunk_with_other_layers_or_other_weights_the_judge_takes_a_trunk_o
 def test_a_base_that_is_not_what_it_was_is_refused(base: Path) -> None:
     folder, _ = saved(base)
     save_tiny(base, seed=7)
-    with pytest.raises(MannersError, match="was trained on other weights than .* now has; train it again"):
+    with pytest.raises(MannersError, match=r"was trained on other weights than .* now has; train it again"):
         RewardModel.load(folder)
 
 

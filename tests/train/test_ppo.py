@@ -10,7 +10,6 @@ import torch
 from fakes import FakeLearner, FakeSampler, FakeScorer
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
-from torch import Tensor
 
 from manners.batches import PPOBatch, Rollouts, ScoredRollouts
 from manners.config import load_config
@@ -143,7 +142,7 @@ def test_every_prompt_comes_once_before_any_comes_again(count: int, batch: int, 
     config = PPOConfig(batch=batch, steps=steps, seed=4)
     order = _prompt_order(count, config)
     assert [len(step) for step in order] == [batch] * steps
-    flat = sum(order, [])
+    flat = [i for step in order for i in step]
     for start in range(0, len(flat), count):
         part = flat[start : start + count]
         assert len(set(part)) == len(part)

@@ -165,7 +165,8 @@ def ppo_loop(
             chosen, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed * 100_003 + step
         )
         clock.lap("sample")
-        scores = adjust_scores(judges.reward.score(rollouts), rollouts.finished, config)
+        given = judges.reward.score(rollouts)
+        scores = adjust_scores(given, rollouts.finished, config)
         clock.lap("score")
         scored = with_shift_penalty(rollouts, scores, learner.logprobs(rollouts, "reference"), beta)
         clock.lap("reference")
@@ -175,7 +176,8 @@ def ppo_loop(
             learner.step(batch, objective) for _ in range(config.epochs)
         ]  # Phase II: update inside the trust region
         clock.lap("update")
-        row = _describe(scored, batch, epochs, beta) | {"step": step, "episodes": (step + 1) * config.batch}
+        row: dict[str, Any] = {"step": step, "episodes": (step + 1) * config.batch, "reward": float(given.mean())}
+        row |= _describe(scored, batch, epochs, beta)
         beta = next_beta(beta, row["kl"], config)
         reason = "KL budget" if _over_budget(row["kl"], config) else "steps" if step == config.steps - 1 else ""
         if heldout and (reason or (step + 1) % config.evaluate_every == 0):
@@ -275,7 +277,8 @@ def _prompt_order(count: int, config: PPOConfig) -> list[list[int]]:
 
 
 def _describe(scored: ScoredRollouts, batch: PPOBatch, epochs: list[dict[str, float]], beta: float) -> dict[str, Any]:
-    """One row of metrics. KL in nats per sequence; entropy, losses and fractions are means per response token."""
+    """One row of metrics. `score` is the reward after clipping and the penalty for a missing end. KL is in nats per sequence;
+    entropy, losses and fractions are means per response token."""
     mask = scored.response_mask
     penalty = torch.where(mask, k1(scored.logps, scored.reference_logps), 0).sum(-1)
     low_noise = torch.where(mask, k3(scored.logps, scored.reference_logps), 0).sum(-1)
@@ -284,7 +287,7 @@ def _describe(scored: ScoredRollouts, batch: PPOBatch, epochs: list[dict[str, fl
     )
     first, last = epochs[0], epochs[-1]
     return {
-        "reward": float(scored.scores.mean()),
+        "score": float(scored.scores.mean()),
         "reward_std": float(scored.scores.std()),
         "kl": float(penalty.mean()),
         "kl_k3": float(low_noise.mean()),
