@@ -29,7 +29,7 @@ def digest(text: str) -> str:
 def random_prompt(draw: random.Random) -> Prompt:
     roles = ["system", "user", "assistant", "user"][draw.randint(0, 3) :]
     messages = tuple(Message(role, draw.choice(TEXTS)) for role in roles)  # type: ignore[arg-type]
-    return Prompt(messages, draw.choice(["", "helpful", "Ärger"]), draw.choice(["", "train", "validation", "test"]))  # type: ignore[arg-type]
+    return Prompt(messages, draw.choice(["", "helpful", "Ärger"]), draw.choice(["", "train", "validation", "test"]))
 
 
 def random_completion(draw: random.Random, prompt: Prompt, mark: int = 0) -> Completion:
@@ -57,7 +57,7 @@ def random_judgement(draw: random.Random) -> Judgement:
     ranking = Ranking(
         prompt.id,
         tuple(tiers),
-        draw.choice(["human", "ai", "rule"]),  # type: ignore[arg-type]
+        draw.choice(["human", "ai", "rule"]),
         draw.choice(["", "ada"]),
         shown,
         draw.random() < 0.2,

@@ -166,7 +166,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
-ROWS = [{"a": 1, "text": "zwei\nZeilen 世界 \u2028"}, {"b": [1.5, None, True]}]
+ROWS: list[dict[str, Any]] = [{"a": 1, "text": "zwei\nZeilen 世界 \u2028"}, {"b": [1.5, None, True]}]
 
 
 def test_json_and_jsonl_read_back_the_same(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_no_judge_is_told_when_one_is_needed(trunk: Trunk) -> None:
 
 @pytest.mark.parametrize("fields", [{"model": "a"}, {"classifier": "a", "positive": "b"}, {"function": "a:b"}])
 def test_one_judge_is_named(fields: dict[str, str]) -> None:
-    assert ScorerConfig(**fields).named  # type: ignore[arg-type]
+    assert ScorerConfig(**fields).named
 
 
 # --- a reward model -------------------------------------------------------------------------------------------------

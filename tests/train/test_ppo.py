@@ -199,7 +199,7 @@ def test_the_objective_by_hand() -> None:
 PROMPTS = [Prompt.of(f"train {i}") for i in range(6)]
 HELDOUT = [Prompt.of(f"held out {i}") for i in range(3)]
 KEYS = {
-    "reward", "reward_std", "kl", "kl_k3", "beta", "shift_penalty", "entropy", "first_ratio", "policy_loss", "value_loss",
+    "reward", "score", "reward_std", "kl", "kl_k3", "beta", "shift_penalty", "entropy", "first_ratio", "policy_loss", "value_loss",
     "clip_fraction", "approx_kl", "gradient_norm", "explained_variance", "value", "length", "finished", "distinct_2", "step",
     "episodes", "phase_seconds", "seconds",
 }  # fmt: skip
@@ -301,14 +301,14 @@ def test_the_learner_gets_the_score_less_the_penalty(tmp_path: Path) -> None:
 def test_scores_are_clipped_in_training_and_shown_as_they_are_on_held_out_prompts(tmp_path: Path) -> None:
     stage = Stage(tmp_path, [2.0], [0.0], score_clip=0.5, steps=1)
     row = stage.play()[0]
-    assert (row["reward"], row["heldout_reward"]) == (0.5, 2.0)
+    assert (row["reward"], row["score"], row["heldout_reward"]) == (2.0, 0.5, 2.0)
 
 
 def test_an_answer_without_its_end_costs_the_policy_its_penalty(tmp_path: Path) -> None:
     stage = Stage(tmp_path, [2.0], [0.0], steps=1, epochs=1, missing_eos_penalty=0.5, whiten_advantages=False, lam=1.0)
     stage.sampler.finished = False
     (row,) = stage.play(heldout=[])
-    assert (row["reward"], row["finished"]) == (1.5, 0.0)
+    assert (row["reward"], row["score"], row["finished"]) == (2.0, 1.5, 0.0)
     assert stage.learner.batches[0].returns[0, 3:].tolist() == [1.5, 1.5]
 
 

@@ -38,7 +38,7 @@ def toy_pairs(count: int, seed: int) -> list[Pair]:
             words = [draw.choice(WORDS)]
             words.insert(draw.randint(0, 1), word)
             answers.append(Completion(prompt.id, " ".join(words)))
-        pairs.append(Pair(prompt, *answers))
+        pairs.append(Pair(prompt, answers[0], answers[1]))
     return pairs
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 import manners
+from manners.cli.data import made_from, make_pairs, one_of, read_prompts, read_split
 from manners.cli.talk import give, say, table, track
 from manners.config import load_config
 from manners.errors import MannersError
@@ -18,7 +19,7 @@ from manners.feedback import pairs as pairing
 from manners.feedback.importers import ImportOptions, import_dataset, import_file
 from manners.feedback.store import Store
 from manners.records import SOURCES, SPLITS, Completion, Prompt
-from manners.runs import Run, file_hash, read_json, read_jsonl, write_jsonl
+from manners.runs import Run, write_jsonl
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
                   help="From people's rankings to a language model that behaves better.")  # fmt: skip
@@ -70,8 +71,8 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Import judgements: our JSONL, hh-rlhf, Open-Assistant, Hugging Face preference layouts, ratings, CSV."""
-    _one_of("--source", source, SOURCES)
-    _one_of("--split", split, ("", *SPLITS))
+    one_of("--source", source, SOURCES)
+    one_of("--split", split, ("", *SPLITS))
     values = {"judge": judge, "source": source, "category": category, "split": split, "criterion": criterion}
     options = ImportOptions.model_validate({k: v for k, v in values.items() if v})
     with Store.open(db) as store:
@@ -110,7 +111,7 @@ def pairs(
     as_json: Json = False,
 ) -> None:
     """Turn rankings into pairs, split by prompt."""
-    _one_of("--source", source, ("", *SOURCES))
+    one_of("--source", source, ("", *SOURCES))
     with Store.open(db, create=False) as store:
         manifest = make_pairs(
             store, out, seed=seed, validation=validation, test=test, source=source or None, halves=halves
@@ -120,22 +121,6 @@ def pairs(
         give({"out": str(out), **counts})
     else:
         typer.echo(f"{out}: " + ", ".join(f"{split} {count} pairs" for split, count in counts.items()))
-
-
-def make_pairs(
-    store: Store, out: Path, *, seed: int, validation: float, test: float, source: Any, halves: bool
-) -> dict[str, Any]:
-    """Write the pairs of a store, and with `halves` the two halves of the training prompts; gives the manifest."""
-    judgements = list(store.judgements(source=source))
-    made_from = {"judgements": store.content_hash(), "seed": seed, "validation": validation, "test": test}
-    splits = pairing.make_pairs(judgements, seed, validation, test)
-    manifest = pairing.write_pairs(out, splits, **made_from)
-    if halves:
-        parts = pairing.halves(judgements, seed, validation, test)
-        for name, part in zip(("first", "second"), parts, strict=True):
-            half = [pair for judgement in part for pair in pairing.pairs_of(judgement)]
-            pairing.write_pairs(out / name, {**splits, "train": half}, half=name, **made_from)
-    return manifest
 
 
 @app.command()
@@ -168,27 +153,6 @@ def sample(
     else:
         for line in lines:
             give(line)
-
-
-def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from a text file (one a line) or JSONL (prompts, judgements, or {"prompt": "text"}). Raises MannersError."""
-    try:
-        if path.suffix != ".jsonl":
-            found = [Prompt.of(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        else:
-            found = [_prompt(row) for row in read_jsonl(path)]
-    except (FileNotFoundError, IsADirectoryError):
-        raise MannersError(f"{path} is not a file of prompts") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise MannersError(f"{path} holds a row that is no prompt: {error}") from None
-    if not found:
-        raise MannersError(f"{path} holds no prompts")
-    return found
-
-
-def _prompt(row: dict[str, Any]) -> Prompt:
-    prompt = row.get("prompt", row)
-    return Prompt.of(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
 
 
 @app.command()
@@ -256,7 +220,7 @@ def reward(
     as_json: Json = False,
 ) -> None:
     """A reward model from pairs, with −log σ(r_j − r_k)."""
-    _one_of("--as", as_, ("model", "classifier"))
+    one_of("--as", as_, ("model", "classifier"))
     if as_ == "classifier":
         classifier(texts or Path(), config, run, sets=sets, replace=replace, as_json=as_json)
         return
@@ -403,44 +367,6 @@ def runs(folder: Annotated[Path, typer.Argument(help="where to look")] = Path("r
         say(f"no runs below {folder}", markup_of=str(folder))
 
 
-def read_split(data: Path, split: str) -> list[Any]:
-    """The pairs of one split of a folder that `manners pairs` wrote. Raises MannersError where it is missing."""
-    _one_of("--split", split, SPLITS)
-    if not (data / f"{split}.jsonl").exists():
-        raise MannersError(
-            f"{data} holds no {split}.jsonl; make it with `manners pairs --out {data}`, or name another --data"
-        )
-    return pairing.read_pairs(data / f"{split}.jsonl")
-
-
-def made_from(run: Path, **sources: Path | str) -> dict[str, Any]:
-    """Lineage entries {path, hash, kind} of what a run is made from; paths are relative to the run's folder."""
-    import os
-
-    entries = {}
-    for name, source in sources.items():
-        if not source:
-            continue
-        path = Path(source)
-        if not path.exists():
-            entries[name] = {"path": str(source), "hash": "", "kind": "model"}
-            continue
-        entry = {"path": os.path.relpath(path, run), "kind": "file"}
-        if (path / "lineage.json").exists():
-            entry |= {"kind": Run.open(path).kind, "hash": file_hash(path / "checkpoints")}
-        elif (path / pairing.MANIFEST).exists():
-            manifest = read_json(path / pairing.MANIFEST)
-            entry |= {
-                "kind": "pairs",
-                "hash": file_hash(path / pairing.MANIFEST),
-                "judgements": manifest["made_from"].get("judgements", ""),
-            }
-        else:
-            entry["hash"] = file_hash(path)
-        entries[name] = entry
-    return entries
-
-
 def _tell(run: Run, evaluation: dict[str, Any], as_json: bool) -> None:
     """What a training command leaves on stdout: the run, and its numbers."""
     numbers = {k: v for k, v in evaluation.items() if isinstance(v, int | float | str)}
@@ -453,8 +379,3 @@ def _tell(run: Run, evaluation: dict[str, Any], as_json: bool) -> None:
             f"{run.path}: "
             + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
         )
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise MannersError(f"{option} must be one of {', '.join(k for k in known if k)}, not {value!r}")

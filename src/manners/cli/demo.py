@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from manners.cli.app import made_from, make_pairs, read_split
+from manners.cli.data import made_from, make_pairs, read_split
 from manners.cli.talk import say, track
 from manners.config import Config
 from manners.errors import MannersError

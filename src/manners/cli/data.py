@@ -1,0 +1,92 @@
+"""What commands read and write around the methods: prompts, pairs, lineage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from manners.errors import MannersError
+from manners.feedback import pairs as pairing
+from manners.feedback.store import Store
+from manners.records import SPLITS, Pair, Prompt
+from manners.runs import Run, file_hash, read_json, read_jsonl
+
+
+def make_pairs(
+    store: Store, out: Path, *, seed: int, validation: float, test: float, source: Any, halves: bool
+) -> dict[str, Any]:
+    """Write the pairs of a store, and with `halves` the two halves of the training prompts; gives the manifest."""
+    judgements = list(store.judgements(source=source))
+    made_from = {"judgements": store.content_hash(), "seed": seed, "validation": validation, "test": test}
+    splits = pairing.make_pairs(judgements, seed, validation, test)
+    manifest = pairing.write_pairs(out, splits, **made_from)
+    if halves:
+        parts = pairing.halves(judgements, seed, validation, test)
+        for name, part in zip(("first", "second"), parts, strict=True):
+            half = [pair for judgement in part for pair in pairing.pairs_of(judgement)]
+            pairing.write_pairs(out / name, {**splits, "train": half}, half=name, **made_from)
+    return manifest
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts from a text file (one a line) or JSONL (prompts, judgements, or {"prompt": "text"}). Raises MannersError."""
+    try:
+        if path.suffix != ".jsonl":
+            found = [Prompt.of(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        else:
+            found = [_prompt(row) for row in read_jsonl(path)]
+    except (FileNotFoundError, IsADirectoryError):
+        raise MannersError(f"{path} is not a file of prompts") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise MannersError(f"{path} holds a row that is no prompt: {error}") from None
+    if not found:
+        raise MannersError(f"{path} holds no prompts")
+    return found
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    prompt = row.get("prompt", row)
+    return Prompt.of(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
+
+
+def read_split(data: Path, split: str) -> list[Pair]:
+    """The pairs of one split of a folder that `manners pairs` wrote. Raises MannersError where it is missing."""
+    one_of("--split", split, SPLITS)
+    if not (data / f"{split}.jsonl").exists():
+        raise MannersError(
+            f"{data} holds no {split}.jsonl; make it with `manners pairs --out {data}`, or name another --data"
+        )
+    return pairing.read_pairs(data / f"{split}.jsonl")
+
+
+def made_from(run: Path, **sources: Path | str) -> dict[str, Any]:
+    """Lineage entries {path, hash, kind} of what a run is made from; paths are relative to the run's folder."""
+    entries = {}
+    for name, source in sources.items():
+        if not source:
+            continue
+        path = Path(source)
+        if not path.exists():
+            entries[name] = {"path": str(source), "hash": "", "kind": "model"}
+            continue
+        entry = {"path": os.path.relpath(path, run), "kind": "file"}
+        if (path / "lineage.json").exists():
+            entry |= {"kind": Run.open(path).kind, "hash": file_hash(path / "checkpoints")}
+        elif (path / pairing.MANIFEST).exists():
+            manifest = read_json(path / pairing.MANIFEST)
+            entry |= {
+                "kind": "pairs",
+                "hash": file_hash(path / pairing.MANIFEST),
+                "judgements": manifest["made_from"].get("judgements", ""),
+            }
+        else:
+            entry["hash"] = file_hash(path)
+        entries[name] = entry
+    return entries
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise MannersError where `value` is none of the known values of `option`."""
+    if value not in known:
+        raise MannersError(f"{option} must be one of {', '.join(k for k in known if k)}, not {value!r}")
