@@ -18,7 +18,7 @@ from manners.errors import MannersError
 from manners.models.heads import ScalarHead
 from manners.models.load import load_trunk
 from manners.models.trunk import Trunk
-from manners.records import Message, Prompt
+from manners.records import Completion, Message, Prompt
 from manners.rewards.classifier import ClassifierScorer
 from manners.rewards.load import FunctionJudge, ScorerConfig, TextScorer, load_scorer
 from manners.rewards.model import RewardModel
@@ -185,6 +185,16 @@ def test_a_function_is_given_last_messages_and_answers_as_texts(trunk: Trunk, ro
 def test_a_function_that_cannot_be_imported_is_told(spec: str) -> None:
     with pytest.raises(MannersError, match="write it as module:function"):
         FunctionJudge.load(spec)
+
+
+def test_a_function_in_a_file_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An installed command has its own folder first on the path, not the one it is called in.
+    (tmp_path / "rewards_in_the_working_folder.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".", str(tmp_path))])
+    assert FunctionJudge.load("rewards_in_the_working_folder:length")(
+        [Prompt.of("a")], [Completion("p", "abc")]
+    ).tolist() == [3.0]
 
 
 @pytest.mark.parametrize("name", ["TABLE", "seen"])

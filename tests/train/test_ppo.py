@@ -514,6 +514,12 @@ def test_a_dear_shift_keeps_the_policy_near_the_reference(tmp_path: Path, learne
     assert abs(run.metrics()[-1]["kl"]) < 0.3 * learned[0].metrics()[5]["kl"]
 
 
+def test_without_looks_the_last_policy_is_what_there_is(tmp_path: Path) -> None:
+    run, _ = learn(tmp_path / "run", steps=1, epochs=1, evaluate_prompts=0)
+    assert "heldout_reward" not in run.metrics()[-1]
+    assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["final"]
+
+
 def test_no_prompts_is_told(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "ppo", PPOConfig(), {})
     with pytest.raises(MannersError, match="no prompts to train on"):

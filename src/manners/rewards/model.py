@@ -41,17 +41,19 @@ class RewardModel:
         self.mean, self.std = mean, std
         self.chat = Chat(trunk.tokenizer, trunk.context)
 
-    def raw(self, packed: Packed, states: Tensor) -> Tensor:
-        """Raw rewards [B, K] of packed rows from their branch states, with gradient; where a row has no k-th answer: of its
-        last position, to be left out by `packed.ends >= 0`."""
+    def features(self, packed: Packed, states: Tensor) -> Tensor:
+        """What the head reads [B, K, H] of packed rows from their branch states, with gradient; where a row has no k-th answer:
+        something to be left out by `packed.ends >= 0`."""
         with self.trunk.adapters.using(self.adapter):
             hidden = self.trunk.hidden(states, packed)
         if self.read == "last":
-            chosen = hidden.gather(1, packed.ends.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
-        else:
-            answers = torch.arange(1, packed.ends.shape[1] + 1, device=hidden.device)
-            chosen = _mean(hidden, packed.segments[:, None] == answers[None, :, None])
-        rewards: Tensor = self.head(chosen)
+            return hidden.gather(1, packed.ends.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
+        answers = torch.arange(1, packed.ends.shape[1] + 1, device=hidden.device)
+        return _mean(hidden, packed.segments[:, None] == answers[None, :, None])
+
+    def raw(self, packed: Packed, states: Tensor) -> Tensor:
+        """Raw rewards [B, K]: the head on the features."""
+        rewards: Tensor = self.head(self.features(packed, states))
         return rewards
 
     @torch.no_grad()

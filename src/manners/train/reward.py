@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +26,7 @@ from manners.models.load import load_trunk
 from manners.models.trunk import Packed, TrainLayers, Trunk, pack_rows
 from manners.ops.calibration import calibration
 from manners.ops.intervals import bootstrap_mean
+from manners.ops.probe import choose_strength, fit_probe
 from manners.records import Completion, Pair
 from manners.rewards.model import Read, RewardModel
 from manners.runs import Run, Track, untracked, write_json
@@ -46,6 +47,10 @@ class RewardConfig(Config):
     read: Read = Field(
         "last",
         description="read the answer at its 'last' token, or as the 'mean' over its tokens (better for small models)",
+    )
+    head: Literal["random", "probe"] = Field(
+        "random",
+        description="the head begins 'random', or as a linear 'probe' on the frozen features (for noisy judgements)",
     )
     rank: int = Field(16, gt=0, description="LoRA rank")
     alpha: float = Field(32, gt=0, description="LoRA alpha")
@@ -140,6 +145,8 @@ def train_reward(
     model = RewardModel(trunk, ADAPTER, head, config.read)
     groups = group_pairs(training, model.chat, config.max_prompt_tokens, config.max_tokens)
     cached = _Groups(trunk, groups)
+    if config.head == "probe":
+        _probe(model, cached, config.micro_tokens)
     steps = config.epochs * -(-len(groups) // config.batch)
     optimiser = Optimiser(
         [(trunk.adapters.parameters(ADAPTER) + list(head.parameters()), config.learning_rate)],
@@ -190,6 +197,22 @@ def _rewards(model: RewardModel, cached: _Groups, micro_tokens: int) -> list[Ten
         for i, row, ends in zip(part.tolist(), model.raw(packed, states), packed.ends, strict=True):
             found[i] = row[ends >= 0].float().cpu()
     return [found[i] for i in range(len(cached.groups))]
+
+
+@torch.no_grad()
+def _probe(model: RewardModel, cached: _Groups, micro_tokens: int) -> None:
+    """Set the head to the linear probe on the features of the training pairs; its strength by cross-validation over prompts."""
+    rows: list[tuple[Tensor, float, int]] = []
+    for part in split_by_tokens(torch.tensor([g.length for g in cached.groups]), 3 * micro_tokens):
+        packed, states = cached.batch(part.tolist())
+        for i, features in zip(part.tolist(), model.features(packed, states).float().cpu(), strict=True):
+            rows += [(features[j] - features[k], weight, i) for j, k, weight, _ in cached.groups[i].pairs]
+    differences = torch.stack([row[0] for row in rows])
+    weights, clusters = torch.tensor([row[1] for row in rows]), torch.tensor([row[2] for row in rows])
+    with torch.enable_grad():
+        strength = choose_strength(differences, weights, clusters)
+        fitted = fit_probe(differences, weights, strength)
+    model.head.linear.weight.copy_(fitted[None])
 
 
 def _moments(model: RewardModel, cached: _Groups, micro_tokens: int) -> tuple[float, float]:
