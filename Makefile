@@ -11,7 +11,7 @@ setup: $(INSTALLED)  ## the environment, with everything for training and develo
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train,postgres,dev]"
 	touch $@
 
 demo: $(INSTALLED)  ## the main job; the last line is one JSON object, the report is in runs/demo/ppo/report.html
