@@ -92,7 +92,10 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(_read(path))
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise MannersError(f"{path} is not JSON: {error}") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -56,11 +56,14 @@ def test_the_context_holds_prompt_and_room_and_not_a_token_more() -> None:
 def test_a_judge_keeps_the_end_of_a_long_prompt() -> None:
     prompt = Prompt.of("abc")
     whole = chat().prompt(prompt)
-    assert chat().prompt(prompt, keep=4) == whole[-4:] == [A + 1, A + 2, END, ASSISTANT]
-    assert chat().prompt(prompt, keep=100) == whole
-    assert chat(context=5).prompt(prompt, room=1, keep=4) == whole[-4:]
+    answers = [Completion("", "ab", finished=False), Completion("", "abc", finished=False)]
+    assert chat().judged(prompt, answers, 4) == (whole[-4:], [[A, A + 1], [A, A + 1, A + 2]])
+    assert whole[-4:] == [A + 1, A + 2, END, ASSISTANT]
+    assert chat().judged(prompt, answers, 100)[0] == whole
+    assert chat().judged(prompt, answers, None, 1)[1] == [[A], [A]]
+    assert chat(context=5).judged(prompt, answers, 4)[0] == whole[-2:]  # beside the longest answer
     with pytest.raises(MannersError, match="context"):
-        chat(context=5).prompt(prompt, room=2, keep=4)
+        chat(context=3).judged(prompt, answers)
 
 
 def test_an_error_shows_a_long_prompt_of_many_lines_in_one_short_line() -> None:

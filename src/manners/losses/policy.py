@@ -22,9 +22,10 @@ def clipped_policy_loss(
     """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) per token, ρ = exp(log π − log π_old).
 
     logps, old_logps (nats), advantages: [B, T]. Only `logps` carries a gradient. Schulman et al. 2017 (arXiv 1707.06347),
-    eq. 7, with the sign of a loss. Known value: π = π_old gives −A.
+    eq. 7, with the sign of a loss. Known value: π = π_old gives −A. A log-ratio above 20 counts as 20: ρ stays finite, and so
+    does the gradient of the branch that is not taken.
     """
-    ratio = torch.exp(logps - old_logps)
+    ratio = torch.exp((logps - old_logps).clamp(max=20))
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     return PolicyLoss(torch.maximum(unclipped, clipped), ratio, clipped > unclipped)

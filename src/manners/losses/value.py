@@ -22,4 +22,5 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, c
     """
     near = old_values + (values - old_values).clamp(-clip, clip)
     unclipped, clipped = (values - returns) ** 2, (near - returns) ** 2
-    return ValueLoss(0.5 * torch.maximum(unclipped, clipped), clipped > unclipped)
+    outside = (values - old_values).abs() > clip
+    return ValueLoss(0.5 * torch.maximum(unclipped, clipped), outside & (clipped > unclipped))

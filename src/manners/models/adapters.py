@@ -98,12 +98,14 @@ class Adapters:
     def merged(self, name: str | None) -> Iterator[None]:
         """Within the block the base's weights include the adapter; afterwards the very same tensors are back."""
         kept = {}
-        with torch.no_grad():
-            for key, layer in self.layers.items():
-                if name is not None:
-                    kept[key] = weight = layer.base.weight
-                    layer.base.weight = nn.Parameter(weight + layer.delta(name).to(weight.dtype), requires_grad=False)
         try:
+            with torch.no_grad():
+                for key, layer in self.layers.items():
+                    if name is not None:
+                        kept[key] = weight = layer.base.weight
+                        layer.base.weight = nn.Parameter(
+                            weight + layer.delta(name).to(weight.dtype), requires_grad=False
+                        )
             with self.using(None):
                 yield
         finally:
@@ -136,7 +138,7 @@ class Adapters:
         `base` names the base model; a folder is written relative to `folder`, so that a tree of runs can be moved as a whole.
         """
         if base != "starter" and Path(base).is_dir():
-            base = os.path.relpath(base, folder)
+            base = os.path.relpath(Path(base).resolve(), folder.resolve())
         config = {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": self.rank[name],
             "lora_alpha": self.alpha[name], "lora_dropout": 0.0, "bias": "none", "inference_mode": True,
@@ -160,6 +162,8 @@ def merge_adapter(model: Any, folder: Path) -> None:
     config = read_adapter_config(folder)
     scale = float(config["lora_alpha"]) / int(config["r"])
     state = read_tensors(folder / "adapter_model.safetensors")
+    if strange := [k for k in state if not k.endswith((".lora_A.weight", ".lora_B.weight"))]:
+        raise MannersError(f"{folder} is not a plain LoRA adapter: it also holds {strange[0]}")
     for key in [k for k in state if k.endswith(".lora_A.weight")]:
         name = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
         try:

@@ -48,8 +48,11 @@ def lineage_of(model: str) -> tuple[str, list[Path]]:
 
 def base_of(folder: Path) -> str:
     """The base model of the adapter in `folder`: a folder relative to it, or whatever name was written there."""
-    base = str(read_adapter_config(folder)["base_model_name_or_path"])
-    return str((folder / base).resolve()) if (folder / base).is_dir() else base
+    base = read_adapter_config(folder).get("base_model_name_or_path")
+    if not base:
+        raise MannersError(f"the adapter in {folder} does not name its base model (base_model_name_or_path)")
+    beside = folder.resolve() / str(base)
+    return str(beside.resolve()) if beside.is_dir() else str(base)
 
 
 def checkpoint_folder(model: str) -> Path | None:
@@ -82,7 +85,7 @@ def _load_plain(base: str, device: str, trust_remote_code: bool, say: Callable[[
             output_loading_info=True,
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise MannersError(f"model {source!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     if report["missing_keys"]:
         raise MannersError(

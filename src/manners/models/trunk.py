@@ -34,7 +34,7 @@ class Packed:
     """Rows of one prompt and its K responses behind each other: tokens, positions, segments [B, T] long.
 
     Segment 0 is the prompt, 1 … K are the responses, −1 is padding. Positions go on from the prompt in every response. `ends`
-    [B, K] is where each response's last token stands (−1: a row with fewer responses).
+    [B, K] is where each response's last token stands (−1: an empty one, or a row with fewer responses).
     """
 
     tokens: Tensor
@@ -64,7 +64,7 @@ def pack(
         tokens += response
         positions += range(len(prompt), len(prompt) + len(response))
         segments += [k] * len(response)
-        ends.append(len(tokens) - 1)
+        ends.append(len(tokens) - 1 if response else -1)
     return tokens, positions, segments, ends
 
 
@@ -110,18 +110,18 @@ class Trunk(nn.Module):
         self.train_layers = train_layers
         self.branch = 0 if train_layers == "all" else depth - train_layers
         self.adapters = Adapters(_wrap(model, self._layers, self.branch))
-        self._below = _slice(self._decoder, self._layers, self._norm, 0, self.branch)
-        self._above = _slice(self._decoder, self._layers, self._norm, self.branch, depth)
+        self._below = _slice(self._decoder, self._layers, self._norm, 0, self.branch, takes_states=False)
+        self._above = _slice(self._decoder, self._layers, self._norm, self.branch, depth, takes_states=True)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any frozen weight: a hash of their names, shapes and sums."""
+        """16 hexadecimal digits that change with any frozen weight: a SHA-256 of their names and bytes."""
         adapters = {id(p) for name in self.adapters.rank for p in self.adapters.parameters(name)}
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict(keep_vars=True).items():
             if id(tensor) not in adapters:
-                total = tensor.detach().double().sum().item()
-                digest.update(f"{name.replace('.base.', '.')} {tuple(tensor.shape)} {total!r}\n".encode())
+                digest.update(f"{name.replace('.base.', '.')} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     @property
@@ -136,8 +136,10 @@ class Trunk(nn.Module):
 
     @property
     def context(self) -> int:
-        """The longest sequence the model was built for, in tokens."""
-        return int(self.model.config.max_position_embeddings)
+        """The longest sequence the model was built for, in tokens; within a sliding window, where it has one: attention here is
+        full attention."""
+        window = self.model.config.to_dict().get("sliding_window") or self.model.config.max_position_embeddings
+        return int(min(window, self.model.config.max_position_embeddings))
 
     @property
     def device(self) -> torch.device:
@@ -147,9 +149,6 @@ class Trunk(nn.Module):
     def states(self, tokens: Tensor | Packed) -> Tensor:
         """States [B, T, H] at the branch for tokens [B, T] (right-padded) or for packed rows. No gradient, no adapter."""
         ids = tokens.tokens if isinstance(tokens, Packed) else tokens
-        if self.branch == 0:
-            embedded: Tensor = self._decoder.get_input_embeddings()(ids)
-            return embedded
         with self.adapters.using(None):
             return _run(self._below, tokens, input_ids=ids)
 
@@ -227,6 +226,7 @@ def _run(part: Any, tokens: Tensor | Packed | None, **inputs: Tensor) -> Tensor:
 def _anatomy(model: Any) -> tuple[Any, nn.ModuleList, str]:
     """The decoder inside a causal language model, its layers, and the name of its last norm."""
     decoder = model.base_model
+    _refuse_what_is_not_plain(model.config)
     match model.config.model_type:
         case "gpt2":
             return decoder, decoder.h, "ln_f"
@@ -238,6 +238,19 @@ def _anatomy(model: Any) -> tuple[Any, nn.ModuleList, str]:
             raise MannersError(
                 f"models of type {other!r} cannot be split into layers here; use a Llama-like, GPT-2 or NeoX decoder"
             )
+
+
+def _refuse_what_is_not_plain(config: Any) -> None:
+    """Raise MannersError for families whose logits or layers are more than this trunk computes: it would be silently wrong."""
+    values = config.to_dict()
+    scaled = [k for k in ("final_logit_softcapping", "attn_logit_softcapping") if values.get(k)]
+    scaled += [k for k in ("logits_scaling", "logit_scale", "embedding_multiplier") if values.get(k, 1.0) != 1.0]
+    if len(set(values.get("layer_types") or [])) > 1:
+        scaled.append("layer_types")
+    if scaled:
+        raise MannersError(
+            f"models of type {config.model_type!r} are not supported yet ({', '.join(scaled)}); use a Llama-like decoder"
+        )
 
 
 def _wrap(model: Any, layers: nn.ModuleList, branch: int) -> dict[str, LoRALinear]:
@@ -263,7 +276,7 @@ class _NoPositions(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
-def _slice(decoder: Any, layers: nn.ModuleList, norm: str, start: int, stop: int) -> Any:
+def _slice(decoder: Any, layers: nn.ModuleList, norm: str, start: int, stop: int, takes_states: bool) -> Any:
     """A shallow copy of the decoder that runs layers start … stop − 1 only; the weights are shared."""
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
@@ -271,6 +284,6 @@ def _slice(decoder: Any, layers: nn.ModuleList, norm: str, start: int, stop: int
     part._modules[name] = nn.ModuleList(layers[start:stop])
     if stop < len(layers):
         part._modules[norm] = nn.Identity()
-    if start > 0 and "wpe" in part._modules:
+    if takes_states and "wpe" in part._modules:
         part._modules["wpe"] = _NoPositions()
     return part

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -81,17 +84,25 @@ class FunctionJudge:
         """From "module:function". Raises MannersError where it cannot be imported."""
         module, _, name = spec.partition(":")
         try:
-            return cls(vars(importlib.import_module(module))[name], spec)
-        except (ImportError, KeyError, ValueError) as error:
+            with _working_folder_importable():
+                function = vars(importlib.import_module(module))[name]
+        except (ImportError, KeyError, ValueError, TypeError) as error:
             raise MannersError(
                 f"reward function {spec!r} cannot be imported ({error}); write it as module:function"
             ) from None
+        if not callable(function) or isinstance(function, type):
+            raise MannersError(f"{spec!r} is no function; name one of (prompts, completions), both lists of texts")
+        return cls(function, spec)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
         """Scores [B]. Raises MannersError when the function gives another count, or something that is not a finite number."""
-        scores = torch.tensor(
-            [float(x) for x in self.function([p.text for p in prompts], [c.text for c in completions])]
-        )
+        given = self.function([p.text for p in prompts], [c.text for c in completions])
+        try:
+            scores = torch.tensor([float(x) for x in given])
+        except (TypeError, ValueError) as error:
+            raise MannersError(
+                f"reward function {self.name} gave something that is no list of numbers: {error}"
+            ) from None
         if len(scores) != len(completions):
             raise MannersError(
                 f"reward function {self.name} gave {len(scores)} numbers for {len(completions)} completions"
@@ -99,3 +110,13 @@ class FunctionJudge:
         if not scores.isfinite().all():
             raise MannersError(f"reward function {self.name} gave a number that is not finite")
         return scores
+
+
+@contextlib.contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """Within the block, modules of the current folder can be imported, as `python -m` allows."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())

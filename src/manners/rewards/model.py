@@ -25,7 +25,6 @@ from manners.runs import read_json, write_json, writing
 from manners.text.chat import Chat
 
 Read = Literal["last", "mean"]
-Row = tuple[list[int], list[list[int]]]
 
 
 class RewardModel:
@@ -76,8 +75,7 @@ class RewardModel:
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], max_tokens: int = 8192
     ) -> Tensor:
         """Scores [N] of completions[i] as answers to prompts[i]."""
-        answers = [self.chat.completion(c) for c in completions]
-        rows: list[Row] = [(self.chat.prompt(p, room=len(a)), [a]) for p, a in zip(prompts, answers, strict=True)]
+        rows = [self.chat.judged(p, [c]) for p, c in zip(prompts, completions, strict=True)]
         scores = torch.zeros(len(rows))
         for index in split_by_tokens(torch.tensor([len(p) + len(c[0]) for p, c in rows]), max_tokens):
             packed = pack_rows([rows[i] for i in index.tolist()]).to(self.trunk.device)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from jinja2 import TemplateError
+
 from manners.errors import MannersError
 from manners.records import Completion, Prompt
 
@@ -27,23 +29,49 @@ class Chat:
         self.end = int(tokenizer.eos_token_id)
         self.pad = int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else self.end
 
-    def prompt(self, prompt: Prompt, room: int = 0, keep: int | None = None) -> list[int]:
+    def prompt(self, prompt: Prompt, room: int = 0) -> list[int]:
         """Tokens of the prompt up to where the assistant begins. `room` is how many response tokens must still fit.
 
-        `keep`: a longer prompt loses its beginning and keeps this many tokens (a judge still sees the whole answer).
         Raises MannersError for a prompt longer than the context.
         """
-        text = self.tokenizer.apply_chat_template(
-            [asdict(m) for m in prompt.messages], tokenize=False, add_generation_prompt=True
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if keep is not None:
-            ids = ids[-keep:]
+        ids = self._rendered(prompt)
         if len(ids) + room > self.context:
             raise MannersError(
                 f"a prompt of {len(ids)} tokens and {room} for the answer do not fit into the model's context of {self.context}"
                 f" tokens: {prompt.text[:60]!r}; shorten or remove it"
             )
+        return ids
+
+    def judged(
+        self,
+        prompt: Prompt,
+        completions: Sequence[Completion],
+        max_prompt_tokens: int | None = None,
+        max_tokens: int | None = None,
+    ) -> tuple[list[int], list[list[int]]]:
+        """Tokens of a prompt and of its answers as a judge reads them.
+
+        An answer is cut to `max_tokens`; a prompt longer than `max_prompt_tokens`, or than the context leaves room for beside the
+        longest answer, loses its beginning: the judge sees the whole answer. Raises MannersError for an answer that alone fills
+        the context.
+        """
+        answers = [self.completion(c, max_tokens) for c in completions]
+        left = self.context - max(map(len, answers))
+        if left < 1:
+            raise MannersError(
+                f"an answer to {prompt.text[:60]!r} fills the model's context of {self.context} tokens; shorten it"
+            )
+        return self._rendered(prompt)[-min(left, max_prompt_tokens or left) :], answers
+
+    def _rendered(self, prompt: Prompt) -> list[int]:
+        turns = [asdict(m) for m in prompt.messages]
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise MannersError(
+                f"the chat template refuses the prompt {prompt.text[:60]!r}: {error}; change or remove it"
+            ) from None
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def completion(self, completion: Completion, limit: int | None = None) -> list[int]:

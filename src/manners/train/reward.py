@@ -100,9 +100,9 @@ def group_pairs(pairs: Sequence[Pair], chat: Chat, max_prompt_tokens: int, max_t
             if completion.id not in place:
                 place[completion.id] = len(completions)
                 completions.append(completion)
-        tokens = [chat.completion(c, max_tokens) for c in completions]
+        tokens, answers = chat.judged(prompt, completions, max_prompt_tokens, max_tokens)
         indices = [(place[p.chosen.id], place[p.rejected.id], p.weight, p.margin) for p in members]
-        groups.append(Group(prompt_id, prompt.category, chat.prompt(prompt, keep=max_prompt_tokens), tokens, indices))
+        groups.append(Group(prompt_id, prompt.category, tokens, answers, indices))
     return groups
 
 
@@ -146,7 +146,7 @@ def train_reward(
     groups = group_pairs(training, model.chat, config.max_prompt_tokens, config.max_tokens)
     cached = _Groups(trunk, groups)
     if config.head == "probe":
-        _probe(model, cached, config.micro_tokens)
+        _probe(model, cached, config.micro_tokens, track)
     steps = config.epochs * -(-len(groups) // config.batch)
     optimiser = Optimiser(
         [(trunk.adapters.parameters(ADAPTER) + list(head.parameters()), config.learning_rate)],
@@ -174,9 +174,9 @@ def train_reward(
         optimiser.step()
         run.log(epoch=epoch, step=step, loss=loss_sum, accuracy=right / weight_sum, learning_rate=config.learning_rate * optimiser.factor,
                 seconds=round(time.monotonic() - start, 2))  # fmt: skip
-    model.mean, model.std = _moments(model, cached, config.micro_tokens)
+    model.mean, model.std = _moments(model, cached, config.micro_tokens, track)
     model.save(run.checkpoint("final"))
-    evaluation = evaluate_reward(model, heldout, config) if heldout else {}
+    evaluation = evaluate_reward(model, heldout, config, track) if heldout else {}
     write_json(run.path / "evaluation.json", evaluation)
     return evaluation
 
@@ -189,10 +189,11 @@ def _pairs(rewards: Tensor, groups: Sequence[Group]) -> tuple[Tensor, Tensor, Te
 
 
 @torch.no_grad()
-def _rewards(model: RewardModel, cached: _Groups, micro_tokens: int) -> list[Tensor]:
+def _rewards(model: RewardModel, cached: _Groups, micro_tokens: int, track: Track) -> list[Tensor]:
     """Raw rewards [K] of each group's completions."""
     found: dict[int, Tensor] = {}
-    for part in split_by_tokens(torch.tensor([g.length for g in cached.groups]), 3 * micro_tokens):
+    parts = split_by_tokens(torch.tensor([g.length for g in cached.groups]), 3 * micro_tokens)
+    for part in track(parts, "scoring"):
         packed, states = cached.batch(part.tolist())
         for i, row, ends in zip(part.tolist(), model.raw(packed, states), packed.ends, strict=True):
             found[i] = row[ends >= 0].float().cpu()
@@ -200,10 +201,11 @@ def _rewards(model: RewardModel, cached: _Groups, micro_tokens: int) -> list[Ten
 
 
 @torch.no_grad()
-def _probe(model: RewardModel, cached: _Groups, micro_tokens: int) -> None:
+def _probe(model: RewardModel, cached: _Groups, micro_tokens: int, track: Track) -> None:
     """Set the head to the linear probe on the features of the training pairs; its strength by cross-validation over prompts."""
     rows: list[tuple[Tensor, float, int]] = []
-    for part in split_by_tokens(torch.tensor([g.length for g in cached.groups]), 3 * micro_tokens):
+    parts = split_by_tokens(torch.tensor([g.length for g in cached.groups]), 3 * micro_tokens)
+    for part in track(parts, "probing"):
         packed, states = cached.batch(part.tolist())
         for i, features in zip(part.tolist(), model.features(packed, states).float().cpu(), strict=True):
             rows += [(features[j] - features[k], weight, i) for j, k, weight, _ in cached.groups[i].pairs]
@@ -215,16 +217,18 @@ def _probe(model: RewardModel, cached: _Groups, micro_tokens: int) -> None:
     model.head.linear.weight.copy_(fitted[None])
 
 
-def _moments(model: RewardModel, cached: _Groups, micro_tokens: int) -> tuple[float, float]:
+def _moments(model: RewardModel, cached: _Groups, micro_tokens: int, track: Track) -> tuple[float, float]:
     """Mean and standard deviation of the raw rewards of the training completions: the scale that scores are given in."""
-    rewards = torch.cat(_rewards(model, cached, micro_tokens))
+    rewards = torch.cat(_rewards(model, cached, micro_tokens, track))
     return float(rewards.mean()), float(rewards.std().clamp(min=1e-6))
 
 
-def evaluate_reward(model: RewardModel, pairs: Sequence[Pair], config: RewardConfig) -> dict[str, Any]:
+def evaluate_reward(
+    model: RewardModel, pairs: Sequence[Pair], config: RewardConfig, track: Track = untracked
+) -> dict[str, Any]:
     """Accuracy on held-out pairs with its interval (whole prompts resampled), calibration, the length baseline, by category."""
     groups = group_pairs(pairs, model.chat, config.max_prompt_tokens, config.max_tokens)
-    rewards = _rewards(model, _Groups(model.trunk, groups), config.micro_tokens)
+    rewards = _rewards(model, _Groups(model.trunk, groups), config.micro_tokens, track)
     rows = [
         (number, float(r[j] - r[k]), len(g.completions[j]) - len(g.completions[k]), g.category)
         for number, (g, r) in enumerate(zip(groups, rewards, strict=True))

@@ -93,7 +93,8 @@ def train_sft(
 def _encode(
     demonstrations: Sequence[tuple[Prompt, Completion]], chat: Chat, max_tokens: int, trunk: Trunk
 ) -> TokenBatch:
-    rows = [(chat.prompt(p), chat.completion(c, max_tokens)) for p, c in demonstrations]
+    answers = [chat.completion(c, max_tokens) for _, c in demonstrations]
+    rows = [(chat.prompt(p, room=len(a)), a) for (p, _), a in zip(demonstrations, answers, strict=True)]
     tokens = pad_rows([torch.tensor(p + c) for p, c in rows], chat.pad)
     prompt_lengths = torch.tensor([len(p) for p, _ in rows])
     lengths = torch.tensor([len(p) + len(c) for p, c in rows])
