@@ -266,6 +266,22 @@ def test_fingerprint_is_that_of_the_base_whatever_is_on_it() -> None:
     assert tiny_trunk("llama", 2, seed=1).fingerprint != before
 
 
+def test_a_base_in_half_precision_has_adapters_in_single_and_a_fingerprint_of_its_own() -> None:
+    trunk = Trunk(tiny_model("llama").bfloat16(), tiny_tokenizer(), 2)
+    trunk.adapters.add("policy", rank=2, alpha=4, seed=0)
+    shake(trunk, "policy", std=0.1)
+    with trunk.adapters.using("policy"):
+        hidden = trunk.hidden(trunk.states(drawn_tokens()))
+        hidden.float().square().sum().backward()
+    assert hidden.dtype == torch.bfloat16
+    for parameter in trunk.adapters.parameters("policy"):
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None
+        assert parameter.grad.any()
+    close(trunk.hidden(trunk.states(drawn_tokens())).float(), plain_hidden("llama", drawn_tokens()), atol=0.3)
+    assert trunk.fingerprint != tiny_trunk("llama", 2).fingerprint
+
+
 def test_width_and_context() -> None:
     for kind in KINDS:
         trunk = tiny_trunk(kind)

@@ -16,7 +16,7 @@ from manners.errors import MannersError
 from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.logprobs import token_logprobs
 from manners.records import Prompt
-from manners.sampling.local import LocalSampler
+from manners.sampling.local import LocalSampler, _draw
 
 END = 0
 TEXTS = ["Hi", "What is a bee?", "x", "Tell me about the sea, please.", "Why?", "What is a bee?"]
@@ -217,6 +217,13 @@ def test_draws_follow_the_distribution_of_the_model(temperature: float) -> None:
     assert chisquare(observed, wanted).pvalue > 0.005
 
 
+def test_a_token_without_probability_is_never_drawn_even_by_the_ends_of_the_interval() -> None:
+    logits = torch.tensor([[-1e4, 0.0, -1e4, 1.0, -1e4]]).expand(3, 5)
+    tokens, logps = _draw(logits, 1.0, torch.tensor([0.0, 0.5, 1 - 2**-24]))
+    assert tokens.tolist() == [1, 3, 3]
+    assert logps.tolist() == pytest.approx([-1.3132617, -0.3132617, -0.3132617])  # −log(1 + e), 1 − log(1 + e)
+
+
 def test_consecutive_tokens_of_a_row_are_drawn_independently() -> None:
     # a model whose head is zero: every token is uniform whatever came before, so pairs of neighbours are too
     tokenizer = tiny_tokenizer("abc")
@@ -287,6 +294,19 @@ def test_a_prompt_that_leaves_no_room_is_an_error_before_anything_is_sampled() -
     assert sample(tiny_trunk("llama"), [long], max_tokens=3).response_lengths.tolist() == [3]
     with pytest.raises(MannersError, match="context"):
         sample(tiny_trunk("llama"), [*PROMPTS, long], max_tokens=4)
+
+
+def test_a_base_in_half_precision_gives_log_probabilities_in_single() -> None:
+    trunk = Trunk(tiny_model("llama").bfloat16(), tiny_tokenizer(), 2)
+    trunk.adapters.add("policy", rank=2, alpha=4, seed=0)
+    shake(trunk, "policy", std=0.1)
+    rollouts = LocalSampler(trunk, "policy").sample(PROMPTS, max_tokens=8, temperature=1.0, seed=0)
+    assert rollouts.logps.dtype == torch.float32
+    assert rollouts.states.dtype == torch.bfloat16
+    with trunk.adapters.using("policy"), torch.no_grad():
+        got = trunk.predict(rollouts, trunk.states(rollouts.tokens))
+    # merged weights are rounded to eight bits, the adapter that is on is not
+    close(got.spread(got.logps, rollouts.tokens), rollouts.logps, atol=0.2)
 
 
 def test_progress_is_told_for_every_batch() -> None:

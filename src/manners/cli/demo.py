@@ -34,8 +34,8 @@ class DemoConfig(Config):
     sft: SFTConfig = SFTConfig(train_layers=8, learning_rate=3e-4)
     reward: RewardConfig = RewardConfig(learning_rate=3e-3, read="mean")
     ppo: PPOConfig = PPOConfig(
-        steps=9, temperature=0.7, beta=0.03, lam=1.0, learning_rate=2e-3, value_learning_rate=5e-3, epochs=2, minibatches=4,
-        missing_eos_penalty=0.5, evaluate_every=3, evaluate_prompts=24, kl_budget_per_sequence=15,
+        steps=10, temperature=0.7, beta=0.03, learning_rate=2e-3, value_learning_rate=3e-3, epochs=2, minibatches=2,
+        missing_eos_penalty=0.5, evaluate_every=5, evaluate_prompts=24, evaluate_samples=3, kl_budget_per_sequence=15,
     )  # fmt: skip
     evaluate: EvaluateConfig = EvaluateConfig(temperature=0.7)
 

@@ -91,6 +91,9 @@ class PPOConfig(Config):
         5, gt=0, description="steps between looks at the held-out prompts; the best of them is kept"
     )
     evaluate_prompts: int = Field(32, ge=0, description="held-out prompts per look; 0 = never look, keep the last")
+    evaluate_samples: int = Field(
+        1, gt=0, description="answers per held-out prompt and look; more make the choice surer"
+    )
     trust_remote_code: bool = False
     seed: int = 0
 
@@ -253,6 +256,7 @@ def look_at_heldout(
     config: PPOConfig, prompts: Sequence[Prompt], sampler: Sampler, judges: Judges, learner: Learner
 ) -> dict[str, float]:
     """Mean score, second judge's score and KL on held-out prompts; the same random numbers every time."""
+    prompts = [p for p in prompts for _ in range(config.evaluate_samples)]
     rollouts = sampler.sample(
         prompts, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed + 7919
     )
