@@ -27,13 +27,15 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `1e-5` as text; everybody in this field means a number."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|\.?[0-9]+(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9]*|\.[0-9]+)$"
-    ),
-    list("-+.0123456789"),
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as a number."""
+
+
+_NUMBER = re.compile(
+    r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)|\.?[0-9]+(?:[eE][-+]?[0-9]+)|[0-9]+\.[0-9]*|\.[0-9]+)$"
 )
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
 def parse_yaml(text: str) -> Any:
@@ -52,6 +54,8 @@ def load_config(kind: type[ConfigT], path: Path | None = None, overrides: Sequen
             read = parse_yaml(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MannersError(f"config file {path} does not exist") from None
+        except OSError as error:
+            raise MannersError(f"config file {path} cannot be read: {error.strerror}") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise MannersError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
         if read is not None and not isinstance(read, dict):
@@ -61,7 +65,11 @@ def load_config(kind: type[ConfigT], path: Path | None = None, overrides: Sequen
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise MannersError(f"--set takes key=value, not {override!r}")
-        _assign(values, key.strip().split("."), parse_yaml(value), override)
+        try:
+            parsed = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise MannersError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from None
+        _assign(values, key.strip().split("."), parsed, override)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -70,7 +78,7 @@ def load_config(kind: type[ConfigT], path: Path | None = None, overrides: Sequen
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML: every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _assign(values: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
@@ -84,7 +92,7 @@ def _assign(values: dict[str, Any], keys: Sequence[str], value: Any, override: s
 
 def _explain(kind: type[Config], error: ValidationError, path: Path | None) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(_named(kind, first["loc"]))
     file = f" in {path}" if path else ""
     if first["type"] == "extra_forbidden":
         known = _keys(kind, first["loc"][:-1])
@@ -92,6 +100,16 @@ def _explain(kind: type[Config], error: ValidationError, path: Path | None) -> s
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown config key {where!r}{file}; {hint}"
     return f"config key {where!r}{file}: {first['msg']} (got {first.get('input')!r})"
+
+
+def _named(kind: type[Config], loc: Sequence[str | int]) -> list[str]:
+    """`loc` down to the last key of a config: behind it pydantic names the branches of a union."""
+    named: list[str] = []
+    for part in loc:
+        if named and not _keys(kind, named):
+            break
+        named.append(str(part))
+    return named
 
 
 def _keys(kind: type[Config], path: Sequence[str | int]) -> list[str]:

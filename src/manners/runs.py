@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -58,7 +59,11 @@ def writing(path: Path) -> Iterator[Path]:
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             _remove(old)
             path.rename(old)
-            beside.rename(path)
+            try:
+                beside.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             _remove(old)
         else:
             beside.replace(path)
@@ -75,7 +80,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -100,26 +106,34 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSONL file. A last line cut short by a crash is left out; any other broken line is an error."""
-    lines = _read(path).split("\n")
+    lines = _bytes(path).split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(json.loads(line.decode("utf-8")))
+        except ValueError as error:  # not JSON, or not UTF-8
             if number < len(lines):
-                raise MannersError(f"{path} line {number} is not JSON") from None
+                what = "is not UTF-8; cannot read it" if isinstance(error, UnicodeDecodeError) else "is not JSON"
+                raise MannersError(f"{path} line {number} {what}") from None
     return rows
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return _bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MannersError(f"cannot read {path}: {error}") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         raise MannersError(f"{path} does not exist") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise MannersError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise MannersError(f"cannot read {path}: {error.strerror}") from None
 
 
 def file_hash(path: Path) -> str:
@@ -128,7 +142,7 @@ def file_hash(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         if path.is_dir():
-            digest.update(str(file.relative_to(path)).encode())
+            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -153,7 +167,7 @@ class Run:
         if path.is_dir() and any(path.iterdir()):
             if not replace:
                 raise MannersError(f"{path} is not empty; choose another --run or say --replace")
-            if not (path / "config.yaml").exists():
+            if not (path / "lineage.json").exists():
                 raise MannersError(f"{path} holds other files and no run; it is not replaced, choose another --run")
             shutil.rmtree(path)
         run = cls(path)
@@ -194,8 +208,15 @@ class Run:
         self._append("samples.jsonl", sample)
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        line = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise MannersError(
+                f"cannot write {self.path / name}: {reason}; free some room or choose another place"
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
@@ -221,6 +242,15 @@ class Run:
             self.mark("failed", seconds=round(time.monotonic() - start, 1), error=str(error)[:500])
             raise
         self.mark("finished", seconds=round(time.monotonic() - start, 1))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None in place of numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
 
 
 def environment() -> dict[str, Any]:

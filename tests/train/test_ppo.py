@@ -262,6 +262,13 @@ def test_held_out_prompts_are_asked_with_the_same_random_numbers_every_time_and_
     assert not set(trained) & set(HELDOUT)
 
 
+def test_held_out_prompts_can_be_asked_several_times(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, [1.0], [0.0], steps=1, evaluate_samples=3)
+    stage.play()
+    looked, _ = stage.sampler.asked[-1]
+    assert [looked.count(prompt) for prompt in HELDOUT] == [3, 3, 3]
+
+
 def test_every_step_is_logged_with_the_documented_keys(tmp_path: Path) -> None:
     stage = Stage(tmp_path, [1.0, 2.0, 3.0], [0.5], second=[0.0])
     rows = stage.play()

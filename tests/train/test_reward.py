@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import save_tiny, shake, tiny_trunk
 
 from manners.errors import MannersError
@@ -353,3 +354,33 @@ def test_prompt_and_answer_that_together_pass_the_context_are_no_crash(tmp_path:
     run = start(tmp_path / "run", config)
     with suppress(MannersError):  # to say so is fine
         train_reward(config, pairs, [], run, trunk)
+
+
+# --- beginning from a probe -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", ["last", "mean"])
+def test_a_head_that_begins_as_a_probe_already_tells_good_from_bad(tmp_path: Path, read: Any) -> None:
+    accuracies = {}
+    for head in ("random", "probe"):
+        fields = {"head": head, "read": read, "epochs": 1, "learning_rate": 1e-12}  # no step moves it
+        evaluation, run, _ = learn(tmp_path / head, train_layers="all", **fields)
+        assert max(float(tensor.abs().max()) for tensor in adapter_b(run)) < 1e-9
+        rows = run.metrics()
+        accuracies[head] = (sum(row["accuracy"] for row in rows) / len(rows), evaluation["accuracy"])
+    assert accuracies["probe"][0] > 0.85
+    assert accuracies["probe"][0] > accuracies["random"][0] + 0.2
+    assert accuracies["probe"][1] > 0.7
+
+
+def adapter_b(run: Run) -> list[torch.Tensor]:
+    state = load_file(run.checkpoint("final") / "adapter_model.safetensors")
+    return [tensor for name, tensor in state.items() if "lora_B" in name]
+
+
+def test_a_probe_of_a_single_prompt_or_pair_is_no_crash(tmp_path: Path) -> None:
+    config = RewardConfig(**FIELDS | {"epochs": 1, "head": "probe"})
+    for name, pairs in (("pair", TRAIN[:1]), ("ranking", ranked(Prompt.of("a"), ["x", "yy", "zzz"]))):
+        run = start(tmp_path / name, config)
+        train_reward(config, pairs, [], run, tiny_trunk(train_layers=2))
+        assert all(math.isfinite(row["loss"]) for row in run.metrics())

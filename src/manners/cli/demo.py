@@ -35,7 +35,7 @@ class DemoConfig(Config):
     reward: RewardConfig = RewardConfig(learning_rate=3e-3, read="mean")
     ppo: PPOConfig = PPOConfig(
         steps=10, temperature=0.7, beta=0.03, learning_rate=2e-3, value_learning_rate=3e-3, epochs=2, minibatches=2,
-        missing_eos_penalty=0.5, evaluate_every=5, evaluate_prompts=24, evaluate_samples=3, kl_budget_per_sequence=15,
+        missing_eos_penalty=0.5, evaluate_every=5, evaluate_prompts=24, evaluate_samples=3, kl_budget_per_sequence=8,
     )  # fmt: skip
     evaluate: EvaluateConfig = EvaluateConfig(temperature=0.7)
 

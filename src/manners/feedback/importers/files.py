@@ -101,7 +101,14 @@ def _json(lines: Iterator[bytes], path: Path) -> Iterator[Row | Reject]:
 
 
 def _csv(lines: Iterator[bytes], path: Path) -> Iterator[Row | Reject]:
-    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+    before = csv.field_size_limit(_LARGEST_CELL)  # it holds for the whole process, so it is put back
+    try:
+        yield from _csv_rows(lines, path)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_rows(lines: Iterator[bytes], path: Path) -> Iterator[Row | Reject]:
     first = _decoded(next(lines))
     # Spreadsheets of half the world write semicolons.
     delimiter = max(",;\t", key=first.count)
