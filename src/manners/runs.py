@@ -171,7 +171,9 @@ class Run:
                 raise MannersError(f"{path} holds other files and no run; it is not replaced, choose another --run")
             shutil.rmtree(path)
         run = cls(path)
-        write_json(path / "lineage.json", {"kind": kind, "made_from": dict(lineage)})  # first: it says that this is a run
+        write_json(
+            path / "lineage.json", {"kind": kind, "made_from": dict(lineage)}
+        )  # first: it says that this is a run
         write_text(path / "config.yaml", f"# {kind}\n{dump_config(config)}")
         write_json(path / "environment.json", environment())
         run.mark("running")

@@ -9,7 +9,7 @@ from torch import Tensor
 def pair_loss(
     preferred: Tensor, other: Tensor, *, margin: float | Tensor = 0.0, label_smoothing: float = 0.0
 ) -> Tensor:
-    """−log σ(r_j − r_k − margin) with j preferred, per pair; `label_smoothing` ε is the chance that the label is swapped: a soft label 1 − ε.
+    """−log σ(r_j − r_k − margin) with j preferred, per pair; `label_smoothing` ε is the chance of a swapped label: a soft label 1 − ε.
 
     preferred, other [N]: rewards r_j, r_k. Bradley & Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155), eq. 1.
     Known value: r_j = r_k gives log 2.
