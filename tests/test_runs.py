@@ -396,5 +396,110 @@ def test_a_run_that_was_never_marked_has_no_known_status(tmp_path: Path) -> None
     assert run.status == {"status": "unknown"}
 
 
+# --- going on with a run --------------------------------------------------------------------------------------------
+
+
+def with_states(path: Path, *steps: int) -> Run:
+    """A run of six steps, two samples in each, that left its state after some of them."""
+    run = start(path)
+    for step in range(6):
+        run.sample(step=step, prompt="Zeile \u2028 \r ä")
+        run.sample(step=step, prompt="b")
+        run.log(step=step)
+        run.time(step=step, seconds=1.5)
+        if step + 1 in steps:
+            with run.state(step + 1) as folder:
+                (folder / "weights").write_text(str(step + 1))
+    return run
+
+
+def test_a_state_replaces_the_one_before_it(tmp_path: Path) -> None:
+    run = with_states(tmp_path / "toy", 2, 4)
+    assert files(run.path / "resume") == {"00000004/weights": "4"}
+
+
+def test_resume_goes_back_to_the_last_state_and_drops_what_came_after_it(tmp_path: Path) -> None:
+    run = with_states(tmp_path / "toy", 4)
+    before = {name: (run.path / name).read_bytes() for name in ("metrics.jsonl", "samples.jsonl", "timings.jsonl")}
+    assert run.resume() == run.path / "resume" / "00000004"
+    assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3]
+    assert [row["step"] for row in run.samples()] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(read_jsonl(run.path / "timings.jsonl")) == 4
+    assert all(before[name].startswith((run.path / name).read_bytes()) for name in before)
+
+
+def test_resume_without_a_state_begins_at_the_beginning(tmp_path: Path) -> None:
+    run = with_states(tmp_path / "toy")
+    assert run.resume() is None
+    assert (run.metrics(), run.samples()) == ([], [])
+    assert start(tmp_path / "new").resume() is None
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b'{"step": 3, "text": "\xc3', b'{"step": 3}'])
+def test_a_torn_last_row_is_dropped(tmp_path: Path, torn: bytes) -> None:
+    run = with_states(tmp_path / "toy", 3)
+    with (run.path / "metrics.jsonl").open("r+b") as stream:
+        stream.seek(len(b'{"step": 0}\n') * 3)
+        stream.truncate()
+        stream.write(torn)
+    run.resume()
+    assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_checkpoint_that_was_moved_aside_comes_back_and_half_of_one_goes(tmp_path: Path) -> None:
+    run = with_states(tmp_path / "toy", 3)
+    checkpoints = run.path / "checkpoints"
+    tree(checkpoints, {".best.123.old/weights": "old", ".best.123.part/weights": "half", "final/weights": "whole",
+                       ".final.9.old/weights": "older", "start/weights": "first"})  # fmt: skip
+    tree(run.path / "resume", {".00000006.123.part/weights": "half"})
+    run.resume()
+    assert files(checkpoints) == {"best/weights": "old", "final/weights": "whole", "start/weights": "first"}
+    assert {p.name for p in checkpoints.iterdir()} == {"best", "final", "start"}
+    assert files(run.path / "resume") == {"00000003/weights": "3"}
+    assert [p.name for p in (run.path / "resume").iterdir()] == ["00000003"]
+
+
+def test_half_a_new_state_beside_a_whole_one_is_no_state(tmp_path: Path) -> None:
+    def break_off() -> None:
+        with run.state(5) as folder:
+            (folder / "weights").write_text("half")
+            raise RuntimeError
+
+    run = with_states(tmp_path / "toy", 2)
+    with pytest.raises(RuntimeError):
+        break_off()
+    assert run.resume() == run.path / "resume" / "00000002"
+
+
+def test_a_crash_before_the_older_state_is_gone_leaves_the_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = with_states(tmp_path / "toy", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("manners.runs._remove", lambda _: None)
+        with run.state(4) as folder:
+            (folder / "weights").write_text("4")
+    assert sorted(p.name for p in (run.path / "resume").iterdir()) == ["00000002", "00000004"]
+    assert run.resume() == run.path / "resume" / "00000004"
+
+
+def test_numbers_that_json_does_not_have_are_null_wherever_they_stand(tmp_path: Path) -> None:
+    run = start(tmp_path / "toy")
+    run.sample(step=0, trace={"ratio": [1.0, float("inf")]}, rows=[{"a": float("nan")}])
+    assert run.samples() == [{"step": 0, "trace": {"ratio": [1.0, None]}, "rows": [{"a": None}]}]
+
+
+def test_a_run_appears_with_all_that_it_takes_to_be_resumed_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("manners.runs.environment", crash)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "toy")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_untracked_goes_through_all_in_order() -> None:
     assert list(untracked(range(4), "counting")) == [0, 1, 2, 3]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import string
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -16,42 +14,18 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
+from manners.models.tiny import ALPHABET, CONTEXT, WIDTH, draw_vectors, tiny_llama, tiny_tokenizer
 from manners.models.trunk import TrainLayers, Trunk
+
+__all__ = ["ALPHABET", "CONTEXT", "KINDS", "WIDTH", "save_tiny", "shake", "tiny_model", "tiny_tokenizer", "tiny_trunk"]
 
 torch.set_num_threads(1)  # matrices this small only wait for a second thread
 
 KINDS = ("llama", "qwen3", "gemma", "gpt2", "gpt_neox")
-END = "<|end|>"
-ALPHABET = string.printable[:95] + "\n"  # letters, digits, punctuation, space; a token for each
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-WIDTH, CONTEXT = 16, 256
-
-
-def tiny_tokenizer(alphabet: str = ALPHABET, *, template: str | None = TEMPLATE) -> Any:
-    """One token for each character of `alphabet` and for each chat mark; decoding gives back the very same text.
-
-    The end-of-turn token is `<|end|>` (id 0); there is no padding token.
-    """
-    marks = [END, "<|system|>", "<|user|>", "<|assistant|>", "<|unknown|>"]
-    vocabulary = {token: number for number, token in enumerate([*marks, *alphabet])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, unk_token="<|unknown|>", additional_special_tokens=marks[1:4]
-    )
-    fast.chat_template = template
-    return fast
 
 
 def tiny_model(
@@ -62,6 +36,8 @@ def tiny_model(
     Norms and biases are drawn as well: at 1 and 0 they would hide that one was left out.
     """
     size = vocabulary or _vocabulary()
+    if kind == "llama":
+        return tiny_llama(size, layers=layers, seed=seed, context=context)
     common: dict[str, Any] = {"vocab_size": size, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
     wide = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
             "max_position_embeddings": context, "initializer_range": 0.3}  # fmt: skip
@@ -70,8 +46,6 @@ def tiny_model(
         torch.manual_seed(seed)
         model: Any
         match kind:
-            case "llama":
-                model = LlamaForCausalLM(LlamaConfig(**common, **wide, **grouped))
             case "qwen3":
                 model = Qwen3ForCausalLM(Qwen3Config(**common, **wide, **grouped, tie_word_embeddings=True))
             case "gemma":
@@ -86,10 +60,7 @@ def tiny_model(
                 )
             case _:
                 raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 1:
-                    parameter += 0.3 * torch.randn_like(parameter)
+        draw_vectors(model)
     return model.eval()
 
 

@@ -94,10 +94,12 @@ class ScoredRollouts(Rollouts):
 
 @dataclass(frozen=True)
 class PPOBatch(TokenBatch):
-    """Phase II: what the update reads. All [B, T]: old_logps, advantages (whitened), returns, old_values; states [B, T, H]."""
+    """Phase II: what the update reads. All [B, T]: old_logps, reference_logps, advantages (whitened), returns, old_values;
+    states [B, T, H]."""
 
     states: Tensor
     old_logps: Tensor
+    reference_logps: Tensor
     advantages: Tensor
     returns: Tensor
     old_values: Tensor

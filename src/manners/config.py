@@ -120,3 +120,17 @@ def _keys(kind: type[Config], path: Sequence[str | int]) -> list[str]:
             return []
         fields = inner.model_fields
     return list(fields)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """What `new` says otherwise than `old`, a line for each key: "key.sub: 1 → 2"."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    keys = list(dict.fromkeys([*before, *after]))
+    return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,12 +19,29 @@ class Sampler(Protocol):
         """One response of at most `max_tokens` tokens for each prompt, from the full distribution at `temperature`."""
         ...
 
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        ...
+
 
 class Scorer(Protocol):
     """Rollouts in, one reward per sequence out: a reward model, a classifier's logit, a function of the texts."""
 
     def score(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B], float32, higher is better."""
+        ...
+
+
+@runtime_checkable
+class Committee(Scorer, Protocol):
+    """A judge of several members. Its score is `combine(opinions(rollouts))`."""
+
+    def opinions(self, rollouts: Rollouts) -> Tensor:
+        """Scores [B, M] by each of the M members."""
+        ...
+
+    def combine(self, opinions: Tensor) -> Tensor:
+        """Rewards [B] from the members' scores [B, M]."""
         ...
 
 
@@ -51,10 +68,23 @@ class Learner(Protocol):
 
     def values(self, rollouts: Rollouts) -> Tensor: ...
 
-    def step(self, batch: PPOBatch, objective: Callable[[Evaluated, PPOBatch], Objective]) -> dict[str, float]:
-        """One epoch over `batch` in minibatches; gives the means of the objective's parts and statistics over all its tokens."""
+    def step(
+        self, batch: PPOBatch, objective: Callable[[Evaluated, PPOBatch], Objective], *, only_critic: bool = False
+    ) -> dict[str, float]:
+        """One epoch over `batch` in minibatches; gives the means of the objective's parts and statistics over all its tokens, of
+        the statistics in the first minibatch too ("first_…"), and how many minibatches were "skipped"."""
         ...
 
-    def save(self, path: Path) -> None: ...
+    def save(self, path: Path) -> None:
+        """Write what the weights are into the folder `path`, all or nothing."""
+        ...
 
-    def load(self, path: Path) -> None: ...
+    def roll_back(self, path: Path) -> None:
+        """Take up the weights that `save` wrote, and forget the optimizer's moments."""
+        ...
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything that `load_state` needs to go on to the bit into the folder that is there."""
+        ...
+
+    def load_state(self, folder: Path) -> None: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -205,7 +205,8 @@ class Pair:
     """Two completions of one prompt, the preferred one first.
 
     `weight` is 1/C(K,2) for a ranking of K completions, so that every ranking counts once. `margin` is how many tiers lie
-    between the two (1 = neighbours).
+    between the two (1 = neighbours, 0 = tied). `judge` is who said so. `probability`, from 0.5 to 1, is how likely the first one
+    really is the better: 1 for a plain judgement, less where the judge gave a probability.
     """
 
     prompt: Prompt
@@ -214,17 +215,33 @@ class Pair:
     weight: float = 1.0
     margin: float = 1.0
     ranking_id: str = ""
+    judge: str = ""
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight must be a positive number, not {self.weight!r}")
+        if not 0.5 <= self.probability <= 1:
+            raise ValueError(
+                f"probability must be 0.5 to 1, since the likelier one stands first, not {self.probability!r}"
+            )
 
     def swap(self) -> Pair:
         """The same pair the other way round: what a judge is asked to see both orders."""
-        return Pair(self.prompt, self.rejected, self.chosen, self.weight, self.margin, self.ranking_id)
+        return replace(self, chosen=self.rejected, rejected=self.chosen)
 
     def to_json(self) -> dict[str, Any]:
-        return {"prompt": self.prompt.to_json(), "chosen": self.chosen.to_json(), "rejected": self.rejected.to_json(),
-                "weight": self.weight, "margin": self.margin, "ranking_id": self.ranking_id}  # fmt: skip
+        """JSON values; `judge` and `probability` are written where they say something."""
+        value = {"prompt": self.prompt.to_json(), "chosen": self.chosen.to_json(), "rejected": self.rejected.to_json(),
+                 "weight": self.weight, "margin": self.margin, "ranking_id": self.ranking_id}  # fmt: skip
+        if self.judge:
+            value["judge"] = self.judge
+        if self.probability != 1:
+            value["probability"] = self.probability
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Pair:
         return cls(Prompt.from_json(value["prompt"]), Completion.from_json(value["chosen"]),
                    Completion.from_json(value["rejected"]), value.get("weight", 1.0), value.get("margin", 1.0),
-                   value.get("ranking_id", ""))  # fmt: skip
+                   value.get("ranking_id", ""), value.get("judge", ""), value.get("probability", 1.0))  # fmt: skip

@@ -1,9 +1,10 @@
 """The run directory: where a method leaves its config, metrics, samples, checkpoints and report.
 
-    RUN/config.yaml  environment.json  lineage.json  status.json  metrics.jsonl  samples.jsonl  evaluation.json  checkpoints/
-        report.html
+    RUN/config.yaml  environment.json  lineage.json  status.json  metrics.jsonl  timings.jsonl  samples.jsonl  evaluation.json
+        checkpoints/  resume/  report.html
 
-Everything is written beside its final place and renamed, so that no reader and no crash ever sees half a file.
+Everything is written beside its final place and renamed, so that no reader and no crash ever sees half a file. What depends on
+the clock stands in timings.jsonl and status.json alone: two runs that do the same leave the same metrics, byte for byte.
 """
 
 from __future__ import annotations
@@ -82,6 +83,16 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _recover(folder: Path) -> None:
+    """Undo what a crash within `writing` left in `folder`: half-written parts go, a folder that was moved aside comes back."""
+    for left in folder.glob(".*.old"):
+        name = left.name.split(".")[1]
+        if not (folder / name).exists():
+            left.rename(folder / name)
+    for left in [*folder.glob(".*.old"), *folder.glob(".*.part")]:
+        _remove(left)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -169,15 +180,12 @@ class Run:
                 raise MannersError(f"{path} is not empty; choose another --run or say --replace")
             if not (path / "lineage.json").exists():
                 raise MannersError(f"{path} holds other files and no run; it is not replaced, choose another --run")
-            shutil.rmtree(path)
-        run = cls(path)
-        write_json(
-            path / "lineage.json", {"kind": kind, "made_from": dict(lineage)}
-        )  # first: it says that this is a run
-        write_text(path / "config.yaml", f"# {kind}\n{dump_config(config)}")
-        write_json(path / "environment.json", environment())
-        run.mark("running")
-        return run
+        with writing(path) as beside:  # whole or not at all, so that a run that is there can be resumed
+            write_json(beside / "lineage.json", {"kind": kind, "made_from": dict(lineage)})
+            write_text(beside / "config.yaml", f"# {kind}\n{dump_config(config)}")
+            write_json(beside / "environment.json", environment())
+            cls(beside).mark("running")
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -204,6 +212,10 @@ class Run:
     def log(self, **metrics: Any) -> None:
         """Append one row to metrics.jsonl and push it to the disk."""
         self._append("metrics.jsonl", metrics)
+
+    def time(self, **timing: Any) -> None:
+        """Append one row to timings.jsonl."""
+        self._append("timings.jsonl", timing)
 
     def sample(self, **sample: Any) -> None:
         """Append one row to samples.jsonl."""
@@ -232,6 +244,40 @@ class Run:
         return self.path / "checkpoints" / name
 
     @contextlib.contextmanager
+    def state(self, step: int) -> Iterator[Path]:
+        """Give an empty folder for the state after `step` steps; when the block ends well it replaces the state before it."""
+        with writing(self.path / "resume" / f"{step:08d}") as beside:
+            beside.mkdir()
+            yield beside
+        for older in self._states()[:-1]:
+            _remove(older)
+
+    def _states(self) -> list[Path]:
+        return sorted(p for p in (self.path / "resume").glob("*") if p.name.isdigit())
+
+    def resume(self) -> Path | None:
+        """Bring the run back to its last whole state and give that state's folder; None where it had none yet.
+
+        Rows of later steps leave metrics.jsonl, timings.jsonl and samples.jsonl, and what a crash left half renamed is put in order.
+        """
+        _recover(self.path / "checkpoints")
+        _recover(self.path / "resume")
+        states = self._states()
+        steps = int(states[-1].name) if states else 0
+        for name in ("metrics.jsonl", "timings.jsonl", "samples.jsonl"):
+            if (self.path / name).exists():
+                rows = self._bytes_of_rows(self.path / name, steps)
+                with writing(self.path / name) as beside:
+                    beside.write_bytes(rows)
+        return states[-1] if states else None
+
+    @staticmethod
+    def _bytes_of_rows(path: Path, steps: int) -> bytes:
+        """The lines of a JSONL file whose "step" is below `steps`, as they are."""
+        whole = [line for line in _bytes(path).splitlines(keepends=True) if line.endswith(b"\n")]
+        return b"".join(line for line in whole if json.loads(line)["step"] < steps)
+
+    @contextlib.contextmanager
     def guard(self) -> Iterator[Run]:
         """Mark the run finished, interrupted (Ctrl-C) or failed when the block ends; the exception goes on."""
         start = time.monotonic()
@@ -252,6 +298,8 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return value
 
 

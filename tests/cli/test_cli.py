@@ -253,6 +253,105 @@ def test_ctrl_c_leaves_a_run_that_can_be_looked_at(manners: Any, monkeypatch: py
     assert manners("report", "runs/a").code == 0
 
 
+TINY_PPO = (
+    "steps=3",
+    "batch=4",
+    "max_tokens=4",
+    "evaluate_every=1",
+    "evaluate_prompts=2",
+    "epochs=1",
+    "rank=2",
+    "train_layers=1",
+)
+
+
+def tiny_ppo(*more: str) -> list[str]:
+    """Settings of `train ppo` without any file: the built-in model and a rule for a judge."""
+    return sets("model=tiny-random", "reward.function=manners.rewards.rules:distinct_words", *TINY_PPO, *more)
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C while that step of a run is logged, once."""
+    from manners.runs import Run
+
+    log = Run.log
+
+    def interrupt(self: Run, **row: Any) -> None:
+        if row["step"] == step:
+            monkeypatch.setattr(Run, "log", log)
+            raise KeyboardInterrupt
+        log(self, **row)
+
+    monkeypatch.setattr(Run, "log", interrupt)
+
+
+def test_ppo_runs_on_built_in_prompts_without_any_file(
+    manners: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = manners("train", "ppo", "--prompts", "starter", "--json", *tiny_ppo())
+    assert done.code == 0, done.err
+    assert (done.json["step"], done.json["stopped"]) == (2, "steps")
+    assert {p.name for p in tmp_path.iterdir()} == {"runs"}
+    lineage = json.loads(Path("runs/ppo/lineage.json").read_text(encoding="utf-8"))["made_from"]
+    assert lineage["model"] == {"path": "tiny-random", "hash": "", "kind": "model"}
+
+
+def test_prompts_come_from_a_file(manners: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [f"question {i}" for i in range(30)]
+    Path("prompts.txt").write_text("\n".join(asked), encoding="utf-8")
+    assert manners("train", "ppo", "--prompts", "prompts.txt", *tiny_ppo("log_rollouts=4")).code == 0
+    samples = [json.loads(line) for line in Path("runs/ppo/samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {sample["prompt"] for sample in samples} <= set(asked)
+    assert "heldout_reward" in Path("runs/ppo/metrics.jsonl").read_text(encoding="utf-8")
+    lineage = json.loads(Path("runs/ppo/lineage.json").read_text(encoding="utf-8"))["made_from"]
+    assert lineage["prompts"]["path"] == "../../prompts.txt"
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_run_that_was_cut_short_goes_on_to_the_same_end(manners: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(manners)
+    arguments = ("train", "ppo", "--data", "pairs", *tiny_ppo())
+    assert manners(*arguments, "--run", "runs/whole").code == 0
+    break_off(monkeypatch, step=2)
+    assert manners(*arguments, "--run", "runs/cut").code == 130
+    assert len(Path("runs/cut/metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    done = manners("train", "ppo", "--resume", "runs/cut", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["run"], done.json["step"]) == ("runs/cut", 2)
+    assert json.loads(Path("runs/cut/status.json").read_text(encoding="utf-8"))["status"] == "finished"
+    for name in ("metrics.jsonl", "samples.jsonl", "checkpoints/final/adapter_model.safetensors"):
+        assert Path("runs/cut", name).read_bytes() == Path("runs/whole", name).read_bytes()
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_resume_with_other_settings_or_sources_says_what_differs(
+    manners: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(manners)
+    break_off(monkeypatch, step=1)
+    assert manners("train", "ppo", "--data", "pairs", *tiny_ppo()).code == 130
+    one_line(manners("train", "ppo", "--resume", "runs/ppo", *sets("beta=0.5")), "beta: 0.05 → 0.5", "--accept-changes")
+    with Path("judgements.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('{"prompt": "new", "completions": ["a", "b"], "ranking": [[0], [1]]}\n')
+    assert manners("import", "judgements.jsonl").code == 0
+    assert manners("pairs").code == 0
+    one_line(manners("train", "ppo", "--resume", "runs/ppo"), "data: content ", "--accept-changes")
+    done = manners("train", "ppo", "--resume", "runs/ppo", "--accept-changes", *sets("beta=0.5"))
+    assert done.code == 0, done.err
+    (change,) = json.loads(Path("runs/ppo/lineage.json").read_text(encoding="utf-8"))["changes"]
+    assert change["before_step"] == 1
+    assert [line.split(":")[0] for line in change["differences"]] == ["beta", "data"]
+    rows = Path("runs/ppo/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(row)["beta"] for row in rows] == [0.05, 0.5, 0.5]
+    # a run that is through goes on when it is given more steps
+    more = manners("train", "ppo", "--resume", "runs/ppo", "--accept-changes", "--json", *sets("steps=5"))
+    assert (more.code, more.json["step"], more.json["stopped"]) == (0, 4, "steps")
+    one_line(manners("train", "ppo", "--resume", "runs/none"), "runs/none")
+    one_line(manners("train", "ppo", "--resume", "tiny", *tiny_ppo()), "tiny", "config.yaml")
+
+
 @pytest.mark.usefixtures("workplace")
 def test_strict_import_exits_with_an_error_and_keeps_the_good_rows(manners: Any) -> None:
     with Path("judgements.jsonl").open("a", encoding="utf-8") as stream:

@@ -541,7 +541,7 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("empty.csv", b"", "must name its columns|holds no rows"),
     ("header.csv", b"prompt,chosen,rejected\n", "holds no rows"),
     ("twice.csv", b"prompt,prompt\na,b\n", "each once"),
-    ("empty.jsonl.gz", gzip.compress(b""), "holds no rows"),
+    ("empty.jsonl.gz", gzip.compress(b"", mtime=0), "holds no rows"),
     ("false.jsonl.gz", b"no gzip", "not a whole gzip file"),
     ("half.json", b'[{"prompt": 1}, ', "not JSON"),
     ("wide.jsonl", "{}".encode("utf-16"), "UTF-16"),

@@ -20,10 +20,12 @@ from manners.feedback.pairs import (
     make_pairs,
     pairs_of,
     read_pairs,
+    read_rankings,
     split_of,
+    ties_of,
     write_pairs,
 )
-from manners.records import Completion, Judgement, Prompt, Ranking
+from manners.records import SPLITS, Completion, Judgement, Pair, Prompt, Ranking
 
 
 def ranked(prompt: Prompt, tiers: list[list[int]], shown: int = 3, **fields: object) -> Judgement:
@@ -81,6 +83,34 @@ def test_all_bad_and_equal_texts_give_no_pair() -> None:
     prompt = Prompt.of("p")
     same = (Completion(prompt.id, "same", model="a"), Completion(prompt.id, "same", model="b"))
     assert pairs_of(Judgement(prompt, same, Ranking(prompt.id, ((same[0].id,), (same[1].id,))))) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_pairs_and_ties_are_all_comparisons_of_a_ranking_and_weigh_1(size: int) -> None:
+    prompt = Prompt.of("a prompt")
+    for levels in product(range(size), repeat=size):
+        used = sorted(set(levels))
+        judgement = ranked(prompt, [[p for p in range(size) if levels[p] == level] for level in used], size)
+        ties = ties_of(judgement)
+        expected = {frozenset((str(a), str(b))) for a, b in permutations(range(size), 2) if levels[a] == levels[b]}
+        assert {frozenset((tie.chosen.text, tie.rejected.text)) for tie in ties} == expected
+        assert len(ties) == len(expected)
+        assert all(tie.margin == 0 and tie.ranking_id == judgement.ranking.id for tie in ties)
+        both = [*pairs_of(judgement), *ties]
+        assert len(both) == math.comb(size, 2)
+        assert sum(pair.weight for pair in both) == pytest.approx(1 if size > 1 else 0)
+
+
+def test_all_bad_and_equal_texts_give_no_tie() -> None:
+    prompt = Prompt.of("p")
+    assert ties_of(ranked(prompt, [[0, 1, 2]], all_bad=True)) == []
+    same = (Completion(prompt.id, "same", model="a"), Completion(prompt.id, "same", model="b"))
+    assert ties_of(Judgement(prompt, same, Ranking(prompt.id, ((same[0].id, same[1].id),)))) == []
+
+
+def test_pairs_and_ties_say_who_judged() -> None:
+    judgement = ranked(Prompt.of("p"), [[0], [1, 2]], judge="ada")
+    assert [pair.judge for pair in (*pairs_of(judgement), *ties_of(judgement))] == ["ada"] * 3
 
 
 def test_demonstrations_are_the_finished_top_tier_once() -> None:
@@ -184,6 +214,80 @@ def test_written_pairs_come_back_and_the_manifest_is_true(tmp_path: Path) -> Non
         }
 
 
+def test_whole_rankings_come_back_and_stand_in_the_manifest(tmp_path: Path) -> None:
+    judgements = [*crowd()[:40], ranked(Prompt.of("bad"), [], all_bad=True), ranked(Prompt.of("equal"), [[0, 1, 2]])]
+    pairs = make_pairs(judgements, seed=3)
+    rankings = {split: list(in_split(judgements, split, 3)) for split in SPLITS}
+    manifest = write_pairs(tmp_path, pairs, rankings, seed=3)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
+    back = {split: read_rankings(tmp_path / "rankings" / f"{split}.jsonl") for split in SPLITS}
+    assert back == rankings
+    assert sum(map(len, back.values())) == len(judgements)
+    for split in SPLITS:
+        path = tmp_path / "rankings" / f"{split}.jsonl"
+        assert manifest["rankings"][split] == {
+            "file": f"rankings/{split}.jsonl",
+            "rankings": len(rankings[split]),
+            "prompts": len({j.prompt.id for j in rankings[split]}),
+            "hash": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        }
+
+
+def test_rankings_leave_the_files_of_pairs_as_they_are(tmp_path: Path) -> None:
+    judgements = crowd()[:40]
+    pairs = make_pairs(judgements, seed=3)
+    rankings = {split: list(in_split(judgements, split, 3)) for split in SPLITS}
+    alone = write_pairs(tmp_path / "alone", pairs, seed=3)
+    both = write_pairs(tmp_path / "both", pairs, rankings, seed=3)
+    assert both["splits"] == alone["splits"]
+    assert not (tmp_path / "alone" / "rankings").exists()
+
+
+def test_pairs_of_nobody_are_written_as_they_were_before_judges_had_names(tmp_path: Path) -> None:
+    pairs = pairs_of(ranked(Prompt.of("p"), [[0], [1]]))
+    write_pairs(tmp_path, {"train": pairs})
+    (row,) = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert set(row) == {"prompt", "chosen", "rejected", "weight", "margin", "ranking_id"}
+    (back,) = read_pairs(tmp_path / "train.jsonl")
+    assert (back.judge, back.probability) == ("", 1.0)
+
+
+def test_judge_and_probability_come_back(tmp_path: Path) -> None:
+    (pair,) = pairs_of(ranked(Prompt.of("p"), [[0], [1]], judge="ada"))
+    soft = Pair(pair.prompt, pair.chosen, pair.rejected, probability=0.7)
+    write_pairs(tmp_path, {"train": [pair, soft]})
+    assert read_pairs(tmp_path / "train.jsonl") == [pair, soft]
+    assert (pair.swap().chosen, pair.swap().judge, soft.swap().probability) == (pair.rejected, "ada", 0.7)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("probability", 0.3, "probability must be 0.5 to 1"),
+        ("probability", 1.2, "probability must be 0.5 to 1"),
+        ("weight", 0, "weight must be a positive number"),
+        ("weight", float("nan"), "weight must be a positive number"),
+        ("weight", float("inf"), "weight must be a positive number"),
+        ("weight", "heavy", "is no pair"),
+    ],
+)
+def test_impossible_pairs_are_named_by_their_row(tmp_path: Path, field: str, value: object, says: str) -> None:
+    (pair,) = pairs_of(ranked(Prompt.of("p"), [[0], [1]]))
+    rows = [pair.to_json(), {**pair.to_json(), field: value}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(MannersError, match=says) as caught:
+        read_pairs(tmp_path / "train.jsonl")
+    assert str(caught.value).startswith("row 2 of ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_with_ties_alone_must_not_stand_on_two_sides(tmp_path: Path) -> None:
+    pairs = {"train": pairs_of(ranked(Prompt.of("p"), [[0], [1]]))}
+    tied = ranked(Prompt.of("q"), [[0, 1]])
+    with pytest.raises(MannersError, match="1 prompts are both in train and in test"):
+        write_pairs(tmp_path, pairs, {"train": [tied], "test": [tied]})  # type: ignore[arg-type]
+
+
 def test_write_refuses_nothing_and_leaks(tmp_path: Path) -> None:
     with pytest.raises(MannersError, match="no pairs to write"):
         write_pairs(tmp_path, make_pairs([ranked(Prompt.of("p"), [[0, 1, 2]])], seed=0))
@@ -212,5 +316,7 @@ def test_read_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(MannersError, match="is a directory; name one of its files"):
         read_pairs(tmp_path)
     (tmp_path / "other.jsonl").write_text('{"prompt": "text"}\n')
+    with pytest.raises(MannersError, match=r"row 1 of .* is no ranking"):
+        read_rankings(tmp_path / "other.jsonl")
     with pytest.raises(MannersError, match=r"row 1 of .* is no pair"):
         read_pairs(tmp_path / "other.jsonl")

@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from manners.errors import MannersError
-from manners.feedback import database
+from manners.feedback import database, tables
 from manners.feedback import store as store_module
 from manners.feedback.store import Added, Counts, ImportRecord, Store
 from manners.records import Completion, Judgement, Message, Prompt, Ranking
@@ -222,7 +222,7 @@ def test_sqlite_is_set_up_for_many_writers(store: Store) -> None:
 def test_migrations_make_the_schema_of_the_code(store: Store) -> None:
     with store._database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, database.METADATA) == []
+        assert compare_metadata(context, tables.METADATA) == []
 
 
 _WRITER = """

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import errno
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from manners.batches import PPOBatch, Rollouts
 from manners.errors import MannersError
-from manners.learner.local import POLICY, LocalLearner
+from manners.learner.local import CRITIC, POLICY, LocalLearner
 from manners.learner.optimiser import Optimiser
+from manners.models.heads import ScalarHead
 from manners.models.trunk import TrainLayers, Trunk
 from manners.protocols import Evaluated, Objective
 from manners.records import Prompt
@@ -37,15 +39,24 @@ def few_letters(kind: str = "llama", train_layers: TrainLayers = 2) -> Trunk:
 
 
 def learner(
-    trunk: Trunk, *, micro_tokens: int = 4096, minibatches: int = 1, shaken: bool = True, rank: int = 4
+    trunk: Trunk,
+    *,
+    micro_tokens: int = 4096,
+    minibatches: int = 1,
+    shaken: bool = True,
+    rank: int = 4,
+    critic: Literal["shared", "adapter"] = "shared",
+    max_mean_ratio: float = math.inf,
 ) -> LocalLearner:
     """A learner whose policy and values are already different from the base."""
     made = LocalLearner(
         trunk, rank=rank, alpha=8, temperature=TEMPERATURE, minibatches=minibatches, micro_tokens=micro_tokens, seed=3,
-        entropy_gradient=True,
+        entropy_gradient=True, critic=critic, max_mean_ratio=max_mean_ratio,
     )  # fmt: skip
     if shaken:
         shake(trunk, POLICY, std=0.15)
+        if critic == "adapter":
+            shake(trunk, CRITIC, seed=1, std=0.15)
         with torch.no_grad():
             made.value_head.linear.weight.copy_(torch.linspace(-0.3, 0.3, trunk.width))
             made.value_head.linear.bias.fill_(0.1)
@@ -73,6 +84,8 @@ def slide(made: LocalLearner) -> None:
 
 def trained(made: LocalLearner) -> dict[str, Tensor]:
     state = {k: v.clone() for k, v in made.trunk.adapters.state(POLICY).items()}
+    if made.critic == CRITIC:
+        state |= {f"critic {k}": v.clone() for k, v in made.trunk.adapters.state(CRITIC).items()}
     return state | {k: v.detach().clone() for k, v in made.value_head.state_dict().items()}
 
 
@@ -406,6 +419,186 @@ def test_without_an_optimizer_there_is_no_step() -> None:
         made.step(batch_of(made, sample(made)), partial(ppo_objective, config=CONFIG))
 
 
+# --- numbers that are none ------------------------------------------------------------------------------------------
+
+
+def adam_of(made: LocalLearner) -> dict[str, Tensor]:
+    assert made.optimiser is not None
+    return made.optimiser.state()[0]
+
+
+def nan_total(found: Objective) -> Objective:
+    return found._replace(total=found.total * math.nan)
+
+
+def one_infinite_loss(found: Objective) -> Objective:
+    total = found.total.clone()
+    total[0, -1] = math.inf
+    return found._replace(total=total, parts={**found.parts, "policy_loss": total.detach()})
+
+
+def finite_with_a_gradient_that_is_not(found: Objective) -> Objective:
+    flat = (found.total - found.total.detach()).abs().sqrt()
+    return found._replace(total=found.total + flat)
+
+
+@pytest.mark.parametrize("spoil", [nan_total, one_infinite_loss, finite_with_a_gradient_that_is_not])
+def test_a_minibatch_that_is_no_number_reaches_neither_weights_nor_momentum(spoil: Any) -> None:
+    made = setup(micro_tokens=60)
+    batch = batch_of(made, sample(made))
+    made.optimise(partial(Optimiser, steps=9, eps=1e-5), 1e-2, 1e-2)
+    good = partial(ppo_objective, config=CONFIG)
+    assert made.step(batch, good)["skipped"] == 0
+    before, moments = trained(made), {k: v.clone() for k, v in adam_of(made).items()}
+
+    metrics = made.step(batch, lambda now, part: spoil(good(now, part)))
+    assert metrics["skipped"] == 1
+    assert all(torch.equal(v, before[k]) for k, v in trained(made).items())
+    assert all(torch.equal(v, moments[k]) for k, v in adam_of(made).items())
+    assert made.optimiser is not None
+    assert (made.optimiser.done, made.optimiser.updates) == (2, 1)
+
+    assert made.step(batch, good)["skipped"] == 0  # and no trace of it is left in the gradients
+    assert all(v.isfinite().all() for v in trained(made).values())
+
+
+def test_only_the_bad_minibatch_is_skipped_and_the_means_are_over_the_others() -> None:
+    made = setup(minibatches=4)
+    batch = batch_of(made, sample(made))
+    batch = replace(batch, advantages=torch.arange(8.0)[:, None].expand_as(batch.tokens))
+    slide(made)
+    tokens: list[int] = []
+
+    def objective(now: Evaluated, part: PPOBatch) -> Objective:
+        bad = bool((part.advantages[:, 0] == 5).any())
+        if not bad:
+            tokens.append(int(part.response_mask.sum()))
+        return Objective(
+            now.logps * (math.nan if bad else 1), {"one": torch.ones_like(now.logps)}, {"length": now.logps * 0 + 2}
+        )
+
+    metrics = made.step(batch, objective)
+    assert metrics["skipped"] == 1
+    assert (metrics["one"], metrics["length"], metrics["first_length"]) == (1.0, 2.0, 2.0)
+    assert math.isfinite(metrics["loss"])
+    assert made.optimiser is not None
+    assert (made.optimiser.done, made.optimiser.updates) == (4, 3)
+    assert len(tokens) == 3
+
+
+def test_the_third_in_a_row_ends_it_with_the_weights_still_whole() -> None:
+    made = setup(minibatches=4)
+    batch = batch_of(made, sample(made))
+    slide(made)
+    before = trained(made)
+    with pytest.raises(MannersError, match="three times in a row"):
+        made.step(batch, lambda now, part: nan_total(ppo_objective(now, part, config=CONFIG)))
+    assert made.optimiser is not None
+    assert made.optimiser.done == 3
+    assert all(torch.equal(v, before[k]) for k, v in trained(made).items())
+
+
+@pytest.mark.parametrize(("limit", "skipped"), [(10.0, 1), (19.0, 1), (21.0, 0), (math.inf, 0)])
+def test_a_minibatch_with_too_large_a_mean_ratio_is_skipped(limit: float, skipped: int) -> None:
+    made = setup(max_mean_ratio=limit, micro_tokens=60)
+    batch = batch_of(made, sample(made))
+    batch = replace(batch, old_logps=batch.old_logps - math.log(20) * batch.response_mask)
+    slide(made)
+    before = trained(made)
+    metrics = made.step(batch, partial(ppo_objective, config=CONFIG))
+    assert metrics["skipped"] == skipped
+    assert metrics["first_ratio"] == pytest.approx(20, rel=1e-3)
+    assert any(not torch.equal(v, before[k]) for k, v in trained(made).items()) is not bool(skipped)
+
+
+# --- the critic -----------------------------------------------------------------------------------------------------
+
+
+def plain_hidden(trunk: Trunk, rollouts: Rollouts, adapter: str) -> Tensor:
+    with trunk.adapters.using(adapter), torch.no_grad():
+        hidden: Tensor = trunk.model.base_model(
+            input_ids=rollouts.tokens, attention_mask=rollouts.mask.long()
+        ).last_hidden_state
+    return hidden
+
+
+def before_each_token(values: Tensor, rollouts: Rollouts) -> Tensor:
+    """What stands one position to the left of every response token, 0 elsewhere."""
+    return torch.nn.functional.pad(values[:, :-1], (1, 0)) * rollouts.response_mask
+
+
+def test_a_critic_with_an_adapter_of_its_own_reads_its_own_states() -> None:
+    made = setup(critic="adapter", micro_tokens=60)
+    rollouts = sample(made)
+    hidden = plain_hidden(made.trunk, rollouts, CRITIC)
+    expected = before_each_token(hidden @ made.value_head.linear.weight[0] + 0.1, rollouts)
+    torch.testing.assert_close(made.values(rollouts), expected.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made.evaluate(batch_of(made, rollouts)).values, expected.detach(), atol=1e-5, rtol=1e-5)
+    other = before_each_token(
+        plain_hidden(made.trunk, rollouts, POLICY) @ made.value_head.linear.weight[0] + 0.1, rollouts
+    )
+    assert (other - expected).abs().max() > 0.05
+
+
+def test_with_an_adapter_of_its_own_the_value_loss_leaves_the_policy_alone() -> None:
+    def moved(critic: Any) -> tuple[float, float]:
+        made = setup(critic=critic)
+        batch = batch_of(made, sample(made))
+        slide(made)
+        before = trained(made)
+        made.step(batch, lambda now, part: Objective((now.values - part.returns) ** 2, {}, {}))
+        changes = {k: float((v - before[k]).abs().max()) for k, v in trained(made).items()}
+        policy = max(v for k, v in changes.items() if k.startswith("base_model"))
+        return policy, max(v for k, v in changes.items() if not k.startswith("base_model"))
+
+    shared, own = moved("shared"), moved("adapter")
+    assert min(shared) > 1e-3
+    assert own[0] == 0
+    assert own[1] > 1e-3
+
+
+@pytest.mark.parametrize("critic", ["shared", "adapter"])
+def test_while_only_the_critic_learns_the_policy_does_not_move_by_a_bit(critic: Any) -> None:
+    made = setup(critic=critic, minibatches=2)
+    rollouts = sample(made)
+    batch = batch_of(made, rollouts)
+    made.optimise(partial(Optimiser, steps=9, eps=1e-5), 1e-2, 1e-2)
+    before, said = trained(made), made.logprobs(rollouts, "policy")
+    for _ in range(3):
+        made.step(batch, partial(ppo_objective, config=CONFIG), only_critic=True)
+    changed = {k for k, v in trained(made).items() if not torch.equal(v, before[k])}
+    assert not any(k.startswith("base_model") for k in changed)
+    assert "linear.weight" in changed
+    assert any(k.startswith("critic ") for k in changed) is (critic == "adapter")
+    assert torch.equal(made.logprobs(rollouts, "policy"), said)
+    made.step(batch, partial(ppo_objective, config=CONFIG))
+    assert not torch.equal(made.logprobs(rollouts, "policy"), said)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(4, 8.0), (3, 9.0)])
+def test_a_critic_that_begins_as_the_reward_model_says_its_normalised_reward_at_every_token(
+    rank: int, alpha: float
+) -> None:
+    made = setup(critic="adapter")
+    made.trunk.adapters.add("judge", rank=rank, alpha=alpha, seed=9)
+    shake(made.trunk, "judge", seed=9)
+    head = ScalarHead.for_reward(made.trunk.width, seed=4)
+    with torch.no_grad():
+        head.linear.bias.fill_(0.7)
+    made.begin_critic("judge", head, mean=1.5, std=2.5)
+    rollouts = sample(made)
+    hidden = plain_hidden(made.trunk, rollouts, "judge")
+    expected = before_each_token((hidden @ head.linear.weight[0] + 0.7 - 1.5) / 2.5, rollouts).detach()
+    torch.testing.assert_close(made.values(rollouts), expected, atol=1e-5, rtol=1e-5)
+    assert expected.abs().max() > 0.1
+
+    judge = {k: v.clone() for k, v in made.trunk.adapters.state("judge").items()}
+    made.optimise(partial(Optimiser, steps=9, eps=1e-5), 1e-2, 1e-2)
+    made.step(batch_of(made, rollouts), partial(ppo_objective, config=CONFIG))
+    assert (made.values(rollouts) - expected).abs().max() > 1e-3
+    assert all(torch.equal(v, judge[k]) for k, v in made.trunk.adapters.state("judge").items())  # the critic is a copy
+
+
 # --- saving ---------------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +624,77 @@ def test_a_checkpoint_holds_what_it_takes_and_nothing_of_the_base(tmp_path: Path
         tmp_path / "best" / "value_head.safetensors"
     )
     assert sum(t.numel() for t in held.values()) == sum(t.numel() for t in trained(made).values())
+
+
+def test_a_critic_with_an_adapter_of_its_own_comes_back_too(tmp_path: Path) -> None:
+    made = setup(critic="adapter")
+    rollouts = sample(made)
+    made.save(tmp_path / "best")
+    again = setup(critic="adapter", shaken=False)
+    again.load(tmp_path / "best")
+    assert torch.equal(again.values(rollouts), made.values(rollouts))
+    assert torch.equal(again.logprobs(rollouts, "policy"), made.logprobs(rollouts, "policy"))
+    assert sorted(p.name for p in (tmp_path / "best").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "critic", "manners.json", "value_head.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("critic", ["shared", "adapter"])
+@pytest.mark.parametrize("part", ["policy", "critic", "head"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_weight_that_is_no_number_is_never_saved(tmp_path: Path, critic: Any, part: str, number: float) -> None:
+    made = setup(critic=critic)
+    made.save(tmp_path / "best")
+    content = {p: p.read_bytes() for p in (tmp_path / "best").rglob("*") if p.is_file()}
+    with torch.no_grad():
+        match part:
+            case "policy":
+                made.policy_parameters[-1][0, 0] = number
+            case "critic":
+                made.critic_parameters[0][0, 0] = number
+            case "head":
+                made.value_head.linear.bias[0] = number
+    for name in ("best", "final"):
+        with pytest.raises(MannersError, match=f"not a finite number; .*{name} is not written"):
+            made.save(tmp_path / name)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == content
+
+
+@pytest.mark.parametrize("critic", ["shared", "adapter"])
+def test_a_saved_state_goes_on_to_the_bit(tmp_path: Path, critic: Any) -> None:
+    def walk(made: LocalLearner, steps: int) -> None:
+        batch = batch_of(made, sample(made))
+        for _ in range(steps):
+            made.step(batch, partial(ppo_objective, config=CONFIG))
+
+    straight, cut, again = (setup(critic=critic, minibatches=3, shaken=False) for _ in range(3))
+    for made in (straight, cut, again):
+        made.optimise(partial(Optimiser, steps=12, warmup_steps=2, eps=1e-5, eps_placement="tensorflow"), 1e-2, 1e-2)
+    for made in (straight, cut):
+        walk(made, 2)
+    cut.save_state(tmp_path)
+    again.load_state(tmp_path)
+    for made in (straight, again):
+        walk(made, 2)
+    assert all(torch.equal(v, trained(again)[k]) for k, v in trained(straight).items())
+    assert {p.name for p in tmp_path.iterdir()} == {"learner.safetensors", "learner.json"}
+
+
+def test_a_roll_back_takes_the_weights_and_forgets_the_momentum_but_not_the_schedule(tmp_path: Path) -> None:
+    made = setup(critic="adapter")
+    batch = batch_of(made, sample(made))
+    made.optimise(partial(Optimiser, steps=8, eps=1e-5), 1e-2, 1e-2)
+    made.step(batch, partial(ppo_objective, config=CONFIG))
+    made.save(tmp_path / "best")
+    kept = trained(made)
+    for _ in range(3):
+        made.step(batch, partial(ppo_objective, config=CONFIG))
+    assert any(not torch.equal(v, kept[k]) for k, v in trained(made).items())
+    made.roll_back(tmp_path / "best")
+    assert all(torch.equal(v, kept[k]) for k, v in trained(made).items())
+    assert adam_of(made) == {}
+    assert made.optimiser is not None
+    assert (made.optimiser.done, made.optimiser.factor) == (4, 0.5)
 
 
 def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,20 @@ def test_every_group_has_its_own_rate() -> None:
     assert fast.item() == pytest.approx(-0.15, rel=1e-5)
 
 
+def test_a_cosine_falls_slowly_then_fast_then_slowly() -> None:
+    # ½(1 + cos πx) at x = 0, ¼, ½, ¾, 1
+    expected = [1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0.0, 0.0]
+    assert factors(6, steps=4, schedule="cosine") == pytest.approx(expected, abs=1e-12)
+    assert factors(6, steps=6, warmup_steps=2, schedule="cosine") == pytest.approx(
+        [1 / 3, 2 / 3, *expected[:4]], abs=1e-12
+    )
+    assert factors(5, steps=4, schedule="cosine", final=0.2)[4] == pytest.approx(0.2)
+
+
+def test_a_constant_rate_stays_after_its_rise() -> None:
+    assert factors(5, steps=3, warmup_steps=1, schedule="constant") == pytest.approx([0.5, 1, 1, 1, 1])
+
+
 # --- AdamW by hand --------------------------------------------------------------------------------------------------
 
 
@@ -97,6 +111,100 @@ def test_gradients_of_several_backward_passes_add_up_and_are_gone_after_the_step
     assert optimiser.step() == pytest.approx(3.0)
     assert parameter.item() == pytest.approx(-3 / 4)  # ε = 1 makes the first step g/(|g| + 1)
     assert parameter.grad is None
+
+
+def scalar_adam(gradients: list[float], rate: float, eps: float, tensorflow: bool) -> float:
+    """Where a weight that starts at 0 ends, with plain numbers. TensorFlow: lr_t = lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ), Δ = lr_t·m/(√v + ε)."""
+    weight = m = v = 0.0
+    for t, gradient in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        if tensorflow:
+            weight -= rate * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (math.sqrt(v) + eps)
+        else:
+            weight -= rate * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + eps)
+    return weight
+
+
+@pytest.mark.parametrize("placement", ["torch", "tensorflow"])
+@pytest.mark.parametrize("eps", [1e-5, 0.1])
+def test_adams_epsilon_stands_where_it_is_said_to_stand(placement: Any, eps: float) -> None:
+    gradients = [3e-4, -1e-4, 2e-4, 5e-5, 3e-4]  # no larger than ε acts: there it matters
+    parameter = numbers(0.0)
+    optimiser = Optimiser([([parameter], 0.01)], steps=5, final=1.0, eps=eps, eps_placement=placement)
+    for gradient in gradients:
+        descend(optimiser, parameter, gradient)
+    expected = scalar_adam(gradients, 0.01, eps, placement == "tensorflow")
+    assert parameter.item() == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(scalar_adam(gradients, 0.01, eps, placement != "tensorflow"), rel=0.05)
+
+
+def first_step(gradient: float, eps: float, placement: Any) -> float:
+    parameter = numbers(0.0)
+    descend(Optimiser([([parameter], 1.0)], steps=1, eps=eps, eps_placement=placement), parameter, gradient)
+    return -parameter.item()
+
+
+def test_at_the_first_step_tensorflows_epsilon_counts_31_6_times() -> None:
+    # Δ = g/(g + ε) with PyTorch's ε, g/(g + 31.6 ε) with TensorFlow's: 1/√(1 − 0.999) = 31.62
+    assert first_step(1e-5, 1e-5, "torch") == pytest.approx(1 / 2, rel=1e-4)
+    assert first_step(1e-5, 1e-5, "tensorflow") == pytest.approx(1 / (1 + 31.6227766), rel=1e-3)
+    assert first_step(1e-5, 1e-5, "tensorflow") == pytest.approx(first_step(1e-5, 31.6227766e-5, "torch"), rel=1e-3)
+
+
+@pytest.mark.parametrize("placement", ["torch", "tensorflow"])
+def test_after_forgetting_the_next_step_is_a_first_one(placement: Any) -> None:
+    parameter = numbers(0.0)
+    optimiser = Optimiser([([parameter], 1.0)], steps=9, final=1.0, eps=1e-5, eps_placement=placement)
+    for gradient in (1e-3, -2e-3, 1e-5):
+        descend(optimiser, parameter, gradient)
+    optimiser.forget()
+    before = parameter.item()
+    descend(optimiser, parameter, 1e-5)
+    assert before - parameter.item() == pytest.approx(first_step(1e-5, 1e-5, placement), rel=1e-2)
+    assert (optimiser.done, optimiser.updates) == (4, 4)
+
+
+def test_the_epsilon_of_a_group_that_was_left_out_begins_when_it_begins() -> None:
+    policy, critic = numbers(0.0), numbers(0.0)
+    optimiser = Optimiser([([policy], 1.0), ([critic], 1.0)], steps=9, final=1.0, eps=1e-5, eps_placement="tensorflow")
+    for _ in range(3):  # as while the critic warms up
+        optimiser.backward((1e-5 * critic).sum())
+        optimiser.step()
+    assert policy.item() == 0
+    optimiser.backward((1e-5 * (policy + critic)).sum())
+    optimiser.step()
+    assert -policy.item() == pytest.approx(first_step(1e-5, 1e-5, "tensorflow"), rel=1e-3)
+    assert critic.item() == pytest.approx(scalar_adam([1e-5] * 4, 1.0, 1e-5, tensorflow=True), rel=1e-3)
+
+
+def test_a_saved_optimizer_goes_on_to_the_bit() -> None:
+    def made() -> tuple[nn.Parameter, nn.Parameter, Optimiser]:
+        first, second = numbers(1.0, 2.0), numbers(3.0)
+        return first, second, Optimiser(
+            [([first], 0.1), ([second], 0.2)], steps=9, warmup_steps=2, eps_placement="tensorflow", eps=1e-3
+        )  # fmt: skip
+
+    def walk(parts: tuple[nn.Parameter, nn.Parameter, Optimiser], gradients: list[float]) -> None:
+        first, second, optimiser = parts
+        for gradient in gradients:
+            optimiser.backward(gradient * (first.sum() + 0.1 * second.sum()))
+            optimiser.step()
+
+    straight, cut, again = made(), made(), made()
+    walk(straight, [0.5, math.nan, -0.3, math.nan, math.nan])
+    walk(cut, [0.5, math.nan, -0.3, math.nan])
+    with torch.no_grad():
+        for old, new in zip(cut[:2], again[:2], strict=True):
+            new.copy_(old)
+    again[2].load_state(*cut[2].state())
+    walk(again, [math.nan])
+    assert again[2].factor == straight[2].factor
+    for parts in (straight, again):
+        with pytest.raises(MannersError, match="three times in a row"):
+            walk(parts, [math.nan])  # those before the cut count
+        walk(parts, [0.7, 0.2])
+    for a, b in zip(straight[:2], again[:2], strict=True):
+        assert torch.equal(a, b)
 
 
 # --- clipping -------------------------------------------------------------------------------------------------------
@@ -144,7 +252,7 @@ def test_the_third_in_a_row_ends_the_run_with_the_weights_still_whole() -> None:
     optimiser = Optimiser([([parameter], 0.1)], steps=10)
     descend(optimiser, parameter, math.nan)
     descend(optimiser, parameter, math.nan)
-    with pytest.raises(MannersError, match="not a finite number three times in a row; lower the learning rate"):
+    with pytest.raises(MannersError, match="not a usable number three times in a row; lower the learning rate"):
         descend(optimiser, parameter, math.nan)
     assert parameter.item() == 1.0
     assert optimiser.skipped == 3

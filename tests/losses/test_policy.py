@@ -95,3 +95,33 @@ def test_extreme_ratios_are_clipped_without_a_trace(gap: float, advantage: float
     got.loss.sum().backward()
     assert logps.grad is not None
     assert logps.grad.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped", "gradient"),
+    [
+        (2.0, -1.5, 3.0, False, 3.0),  # below the bound: −Aρ
+        (5.0, -1.5, 4.5, True, 0.0),  # beyond it: −cA = 3 · 1.5, and no pull
+        (0.5, -1.5, 1.2, True, 0.0),  # the usual clip is untouched
+        (5.0, 1.5, -1.8, True, 0.0),  # good tokens know no second bound
+        (0.1, 1.5, -0.15, False, -0.15),
+    ],
+)
+def test_a_dual_clip_bounds_what_a_bad_token_can_cost(
+    ratio: float, advantage: float, loss: float, clipped: bool, gradient: float
+) -> None:
+    logps = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
+    got = clipped_policy_loss(
+        logps, torch.zeros(1).double(), torch.tensor([advantage]).double(), clip_low=0.2, clip_high=0.2, dual_clip=3.0
+    )
+    got.loss.sum().backward()
+    assert got.loss.item() == pytest.approx(loss, abs=1e-9)
+    assert bool(got.clipped) is clipped
+    assert logps.grad is not None
+    assert logps.grad.item() == pytest.approx(gradient, abs=1e-9)
+
+
+def test_without_a_dual_clip_a_bad_token_can_cost_anything() -> None:
+    got = clipped_policy_loss(torch.tensor([3.0]), torch.zeros(1), torch.tensor([-1.0]), clip_low=0.2, clip_high=0.2)
+    assert got.loss.item() == pytest.approx(math.exp(3))
+    assert not got.clipped.any()

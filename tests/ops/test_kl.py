@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from manners.ops.kl import adaptive_coefficient, k1, k2, k3, shift_penalised_rewards
+from manners.ops.kl import adaptive_coefficient, importance_weights, k1, k2, k3, shift_penalised_rewards
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -168,3 +168,27 @@ def test_without_shift_only_the_score_is_left() -> None:
     scores, logps, _, mask = shift_case()
     rewards = shift_penalised_rewards(scores, logps, logps, mask, beta=5.0)
     assert rewards.sum(1).tolist() == [2.0, -1.0, 0.5, 0.0]
+
+
+def test_importance_weights_by_hand() -> None:
+    # twice, half, ten times and exactly as probable to the learner as to the engine that sampled
+    learner = torch.tensor([[0.0, math.log(0.4), math.log(0.1), math.log(0.5), math.log(0.3)]])
+    sampler = torch.tensor([[9.0, math.log(0.2), math.log(0.2), math.log(0.05), math.log(0.3)]])
+    mask = torch.tensor([[False, True, True, True, True]])
+    assert importance_weights(learner, sampler, mask, cap=2.5)[0].tolist() == pytest.approx([0, 2, 0.5, 2.5, 1])
+    assert importance_weights(learner, sampler, mask, cap=1e3)[0].tolist() == pytest.approx(
+        [0, 2, 0.5, 10, 1], rel=1e-5
+    )
+    far = importance_weights(torch.tensor([[0.0]]), torch.tensor([[-1e4]]), torch.tensor([[True]]), cap=3.0)
+    assert far.item() == 3.0
+
+
+def test_weighted_by_importance_what_another_engine_sampled_has_the_mean_of_the_learners_own() -> None:
+    g = torch.Generator().manual_seed(2)
+    learner, sampler, values = torch.randn(3, 6, generator=g, dtype=torch.float64)
+    learner, sampler = torch.log_softmax(learner, -1), torch.log_softmax(sampler, -1)
+    weights = importance_weights(learner, sampler, torch.ones(6, dtype=torch.bool), cap=1e9)
+    assert (sampler.exp() * weights * values).sum().item() == pytest.approx(
+        (learner.exp() * values).sum().item(), abs=1e-12
+    )
+    assert (sampler.exp() * values).sum().item() != pytest.approx((learner.exp() * values).sum().item(), abs=1e-2)

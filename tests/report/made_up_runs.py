@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 from manners.config import Config
+from manners.guards import Guard
 from manners.runs import Run, write_json
 
 # category, prompt, answer before, answer after
@@ -64,6 +66,22 @@ class MadeUpConfig(Config):
     note: str = "invented"
     kl_target_per_sequence: float | None = 8.0
     kl_budget_per_sequence: float | None = 10.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    whiten_advantages: bool = True
+    guards: tuple[Guard, ...] = (
+        Guard(signal="entropy", limit=0.1, patience=2),
+        Guard(signal="repetition", limit=0.5, action="stop"),
+        Guard(signal="disagreement", limit=2, action="roll_back"),
+    )
+
+
+class OldConfig(Config):
+    """The settings of a run before there were guards and traces."""
+
+    steps: int = 120
+    learning_rate: float = 1e-5
+    kl_target_per_sequence: float | None = None
 
 
 def gain_row(name: str, label: str, before: float, after: float, half: float, **more: Any) -> dict[str, Any]:
@@ -85,9 +103,15 @@ def ppo_metrics(steps: int = 120) -> list[dict[str, Any]]:
             "episodes": 32 * step,
             "reward": -0.4 + 1.9 * rise + draw.gauss(0, 0.16),
             "reward_std": 0.9,
+            "score": -0.45 + 1.85 * rise + draw.gauss(0, 0.16),
+            "second_judge": 0.3 + 0.25 * rise + draw.gauss(0, 0.05),
+            "second_judge_std": 0.5,
+            "disagreement": 0.2 + 0.06 * rise + draw.gauss(0, 0.01),
             "kl": 11 * rise + draw.gauss(0, 0.6),
             "beta": 0.05 * (1 + 0.8 * done),
             "shift_penalty": 0.05 * 11 * rise,
+            "logp": -2.0 + 0.6 * rise,
+            "reference_logp": -2.0 + 0.4 * rise + draw.gauss(0, 0.03),
             "entropy": 2.1 - 0.7 * rise + draw.gauss(0, 0.05),
             "policy_loss": draw.gauss(0, 0.02),
             "value_loss": 0.2 + math.exp(-4 * done) + abs(draw.gauss(0, 0.05)),
@@ -97,25 +121,71 @@ def ppo_metrics(steps: int = 120) -> list[dict[str, Any]]:
             "length": 61 + 14 * rise + draw.gauss(0, 3),
             "finished": min(1.0, 0.82 + 0.12 * rise + draw.gauss(0, 0.02)),
             "distinct_2": 0.78 - 0.03 * rise + draw.gauss(0, 0.01),
+            "repetition": 0.03 + 0.05 * rise + abs(draw.gauss(0, 0.01)),
             "learning_rate": 1e-5 * (1 - done * 0.9),
             "first_ratio": 1.0 + draw.gauss(0, 1e-4),
             "gradient_norm": 0.5 + abs(draw.gauss(0, 0.1)),
-            "seconds": 9.5,
-            "phase_seconds": {
-                "sample": 5.1 + draw.gauss(0, 0.2),
-                "score": 0.7,
-                "reference": 0.5,
-                "value": 0.3,
-                "update": 2.8 + draw.gauss(0, 0.1),
-            },
+            "skipped": int(step == 7),
+            "alarms": [],
         }
         if step % 20 == 0:
             row["heldout_reward"] = -0.42 + 1.75 * rise
             row["heldout_second_judge"] = 0.31 + 0.25 * rise - 0.05 * max(0, done - 0.8)
             row["heldout_kl"] = 10.6 * rise
             row["best"] = step == 100
-            row["phase_seconds"]["evaluate"] = 4.0
         rows.append(row)
+    return rows
+
+
+def timings(steps: int = 120) -> list[dict[str, Any]]:
+    draw = random.Random(6)
+    rows = []
+    for step in range(1, steps + 1):
+        phases = {"sample": 5.1 + draw.gauss(0, 0.2), "score": 0.7, "reference": 0.5, "value": 0.3}
+        phases |= {"update": 2.8 + draw.gauss(0, 0.1)} | ({"evaluate": 4.0} if step % 20 == 0 else {})
+        rows.append({"step": step, "seconds": sum(phases.values()), "phase_seconds": phases})
+    return rows
+
+
+def traced(step: int, prompt: str, completion: str, draw: random.Random) -> dict[str, Any]:
+    """One rollout with the numbers of each token: what a penalty and a KL are made of adds up."""
+    tokens = [*re.findall(r"\s?[^\s]+|\s", completion), "<|im_end|>"]
+    done, count = step / 120, len(tokens)
+    logps = [-abs(draw.gauss(0, 1.6)) for _ in tokens]
+    references = [min(0.0, logp - 0.5 * done + draw.gauss(0, 0.3)) for logp in logps]
+    shifts = [logp - reference for logp, reference in zip(logps, references, strict=True)]
+    reward = -0.4 + 1.9 * done + draw.gauss(0, 0.6)
+    return {
+        "step": step,
+        "prompt": prompt,
+        "completion": completion,
+        "reward": reward,
+        "score": max(-1.0, min(1.0, reward)),
+        "second_judge": 0.2 + 0.3 * done + draw.gauss(0, 0.3),
+        "disagreement": 0.2 + abs(draw.gauss(0, 0.1)),
+        "kl": sum(shifts),
+        "tokens": tokens,
+        "trace": {
+            "logp": logps,
+            "reference_logp": references,
+            "penalty": [-0.05 * shift for shift in shifts],
+            "value": [0.8 * reward * place / count + draw.gauss(0, 0.1) for place in range(count)],
+            "advantage": [draw.gauss(reward / 2, 1.0) for _ in tokens],
+            "ratio": [math.exp(draw.gauss(0, 0.08)) for _ in tokens],
+        },
+    }
+
+
+def rollouts(steps: int, per_step: int = 4, tokens: int = 0) -> list[dict[str, Any]]:
+    draw = random.Random(7)
+    rows = []
+    for step in range(steps):
+        for place in range(per_step):
+            _, prompt, before, after = ANSWERS[(per_step * step + place) % len(ANSWERS)]
+            completion = before if draw.random() > step / steps else after
+            if tokens:
+                completion = " ".join((completion.split() * tokens)[: tokens - 1])
+            rows.append(traced(step, prompt, completion, draw))
     return rows
 
 
@@ -177,6 +247,11 @@ def ppo_evaluation() -> dict[str, Any]:
     }
 
 
+def accuracy_of(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
+    half = (0.96 * accuracy * (1 - accuracy) / n * 4) ** 0.5
+    return {"accuracy": accuracy, "ci": [accuracy - half, accuracy + half], "n_pairs": n, **more}
+
+
 def reward_evaluation() -> dict[str, Any]:
     bins = [(0.552, 0.561, 260), (0.648, 0.630, 214), (0.747, 0.741, 168), (0.846, 0.790, 112), (0.938, 0.896, 58)]
     categories = {"advice": (0.71, 260), "factual": (0.62, 210), "hostile": (0.78, 190), "medical": (0.66, 152)}
@@ -185,17 +260,24 @@ def reward_evaluation() -> dict[str, Any]:
         "ci": [0.661, 0.726],
         "n_pairs": 812,
         "n_prompts": 240,
+        "n_completions": 731,
         "ece": 0.031,
         "length_baseline": 0.571,
         "length_correlation": 0.22,
+        "length_matched": accuracy_of(0.648, 140),
         "calibration": [
             {"low": 0.5 + 0.1 * i, "high": 0.6 + 0.1 * i, "confidence": confidence, "accuracy": accuracy, "n": n}
             for i, (confidence, accuracy, n) in enumerate(bins)
         ],
-        "by_category": {
-            name: {"accuracy": accuracy, "ci": [accuracy - 0.06, accuracy + 0.06], "n_pairs": n}
-            for name, (accuracy, n) in categories.items()
+        "by_category": {name: accuracy_of(accuracy, n) for name, (accuracy, n) in categories.items()},
+        "by_judge": {"Ada": accuracy_of(0.72, 500), "Bruno": accuracy_of(0.65, 312)},
+        "by_agreement": {
+            "0.5-0.75": accuracy_of(0.55, 90, agreement=0.62),
+            "0.75-1": accuracy_of(0.71, 130, agreement=0.81),
+            "1": accuracy_of(0.83, 210, agreement=1.0),
         },
+        "members": [accuracy_of(0.68, 812), accuracy_of(0.69, 812), accuracy_of(0.66, 812)],
+        "disagreement": 0.34,
     }
 
 
@@ -213,6 +295,14 @@ def classifier_evaluation() -> dict[str, Any]:
             "neither": {"texts": 248, "named": 260, "recall": 0.94, "precision": 0.90, "auc": 0.962},
         },
     }
+
+
+PPO_MADE_FROM = {
+    "policy": {"path": "../sft", "hash": "77aa0011", "kind": "sft"},
+    "reward": {"path": "../reward/checkpoints/final", "hash": "ab12cd34", "kind": "reward"},
+    "second_judge": {"path": "../elsewhere/second", "hash": "00112233", "kind": "classifier"},
+    "prompts": {"path": "../prompts.jsonl", "hash": "c0ffee12", "kind": "prompts", "count": 900},
+}
 
 
 def sft_run(path: Path) -> Run:
@@ -261,21 +351,56 @@ def classifier_run(path: Path) -> Run:
 
 
 def ppo_run(path: Path, steps: int = 120) -> Run:
-    made_from = {
-        "policy": {"path": "../sft", "hash": "77aa0011", "kind": "sft"},
-        "reward": {"path": "../reward/checkpoints/final", "hash": "ab12cd34", "kind": "reward"},
-        "second_judge": {"path": "../elsewhere/second", "hash": "00112233", "kind": "classifier"},
-        "prompts": {"path": "../prompts.jsonl", "hash": "c0ffee12", "kind": "prompts", "count": 900},
-    }
-    run = Run.create(path, "ppo", MadeUpConfig(), made_from)
+    run = Run.create(path, "ppo", MadeUpConfig(), PPO_MADE_FROM)
     for row in ppo_metrics(steps):
         run.log(**row)
-    for step in range(20, steps + 1, 20):
+    for row in timings(steps):
+        run.time(**row)
+    for row in rollouts(min(20, steps)):
+        run.sample(**row)
+    write_json(path / "evaluation.json", ppo_evaluation())
+    run.mark("finished", seconds=1141.0)
+    return run
+
+
+REPETITION = (
+    "62% of the word triples repeat what the same answer said before: the answers go in circles. Read samples.jsonl."
+)
+DISAGREEMENT = "the judges of the ensemble differ by 0.50, 2.5 times as much as at the start (limit 2). Raise beta."
+
+
+def guarded_run(path: Path) -> Run:
+    """A run that was warned at step 2, rolled back at step 5 and stopped at step 9, before it could be evaluated."""
+    run = Run.create(path, "ppo", MadeUpConfig(), PPO_MADE_FROM)
+    alarms: dict[int, list[dict[str, Any]]] = {
+        2: [{"guard": "entropy", "action": "warn", "says": "entropy fell to <0.1.", "value": 0.08, "limit": 0.1}],
+        5: [{"guard": "disagreement", "action": "roll_back", "says": DISAGREEMENT, "value": 2.5, "limit": 2}],
+        9: [{"guard": "repetition", "action": "stop", "says": REPETITION, "value": 0.62, "limit": 0.5}],
+    }
+    more: dict[int, dict[str, Any]] = {
+        1: {"unwatched": ["the guard kl watches nothing"]},
+        5: {"rolled_back_to": "best"},
+        9: {"stopped": "guard: repetition"},
+    }
+    for row in ppo_metrics(9):
+        seen = {key: row[key] for key in ("step", "reward", "entropy", "repetition", "disagreement")}
+        run.log(**seen | more.get(row["step"], {}) | {"alarms": alarms.get(row["step"], [])})
+    for rollout in rollouts(9):
+        run.sample(**rollout)
+    run.mark("finished", seconds=61.0)
+    return run
+
+
+def old_ppo_run(path: Path) -> Run:
+    """A run from before there were guards, traces and timings.jsonl: the clock beside the metrics, adjusted rewards as samples."""
+    run = Run.create(path, "ppo", OldConfig(), PPO_MADE_FROM)
+    for row, timing in zip(ppo_metrics(60), timings(60), strict=True):
+        run.log(**{key: row[key] for key in ("step", "reward", "kl", "beta", "entropy")} | timing)
+    for step in range(20, 61, 20):
         for place in (0, 4):
             _, prompt, before, after = ANSWERS[place]
             completion = before if step < 60 else after
             run.sample(step=step, prompt=prompt, completion=completion, reward=-0.4 + step / 60, kl=step / 11)
-    write_json(path / "evaluation.json", ppo_evaluation())
     run.mark("finished", seconds=1141.0)
     return run
 

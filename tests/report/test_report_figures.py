@@ -87,6 +87,66 @@ def test_kl_target_and_budget_are_drawn_where_they_are() -> None:
     assert {"target", "budget"} <= {e.text for e in ElementTree.fromstring(figure).iter("text")}
 
 
+def test_a_triangle_stands_where_a_guard_gave_alarm() -> None:
+    steps = [(float(i), {"kl": float(i * i), "heldout_kl": 1.0}) for i in range(10)]
+    figure = figures.curve_panel(panels("ppo", steps)[0], steps, alarms={"kl": [3.0, 7.0, 99.0], "entropy": [1.0]})
+    xs, ys = line(figure, "curve-kl-data-kl")
+    alarm_xs, alarm_ys = marks(figure, "curve-kl-alarm-kl")
+    assert alarm_xs == pytest.approx([xs[3], xs[7]], abs=1e-3)
+    assert alarm_ys == pytest.approx([ys[3], ys[7]], abs=1e-3)
+    assert "alarm-heldout_kl" not in figure
+    assert "Alarm at step 3, 7." in (drawn(figure, "curve-kl-desc").text or "")
+
+
+def test_counts_have_no_running_mean() -> None:
+    steps = [(float(i), {"skipped": i % 2, "gradient_norm": i % 2}) for i in range(60)]
+    figure = figures.curve_panel(panels("ppo", steps)[0], steps)
+    assert "mean-gradient_norm" in figure
+    assert "mean-skipped" not in figure
+    assert len(line(figure, "curve-checks-data-skipped")[0]) == 60
+
+
+@pytest.mark.parametrize("key", ["beta", "kl"])
+def test_the_caption_says_truthfully_whether_the_price_adapts(key: str) -> None:
+    steps = [(float(i), {key: 1.0 + i}) for i in range(3)]
+    fixed = panels("ppo", steps, kl_levels=((10.0, "budget"),))[0].lesson
+    adaptive = panels("ppo", steps, kl_levels=((8.0, "target"), (10.0, "budget")))[0].lesson
+    assert fixed == panels("ppo", steps)[0].lesson
+    assert "target" not in fixed
+    assert "its target" in adaptive
+    assert ("fixed" in fixed, "adapts" in adaptive) == (key == "beta", key == "beta")
+
+
+def test_a_price_that_roll_backs_raised_is_not_called_fixed_alone() -> None:
+    steps: list[tuple[float, dict[str, object]]] = [(0.0, {"beta": 1.0, "kl": 1.0}), (1.0, {"beta": 1.0, "kl": 2.0})]
+    assert "roll back" not in panels("ppo", steps)[1].lesson
+    steps[0][1]["rolled_back_to"] = "best"
+    kl, beta = panels("ppo", steps)
+    assert beta.lesson.endswith("A roll back of a guard may raise the price.")
+    assert "roll back" not in kl.lesson
+
+
+def test_what_was_paid_is_drawn_only_where_it_differs_from_the_reward() -> None:
+    same = [(float(i), {"reward": i, "score": i, "epochs": 4}) for i in range(3)]
+    clipped = [(float(i), {"reward": i, "score": min(i, 1), "epochs": 4 - i // 2}) for i in range(3)]
+    assert [panel.keys for panel in panels("ppo", same)] == [("reward",)]
+    assert [panel.keys for panel in panels("ppo", clipped)] == [("reward", "score"), ("epochs",)]
+    labels = [line.label for axis in panels("ppo", clipped)[0].axes for line in axis.lines]
+    assert labels == ["training", "as paid"]
+
+
+@pytest.mark.parametrize(
+    ("key", "panel"),
+    [
+        ("second_judge", "second-judge"), ("disagreement", "disagreement"), ("repetition", "variety"), ("skipped", "checks"),
+        ("reference_logp", "likelihood"), ("kl_loss", "optimiser"),
+    ],
+)  # fmt: skip
+def test_every_number_of_a_step_has_its_place(key: str, panel: str) -> None:
+    found = panels("ppo", [(1.0, {key: 1.0}), (2.0, {key: 2.0})])
+    assert [(p.name, p.keys) for p in found] == [(panel, (key,))]
+
+
 @pytest.mark.parametrize(
     ("span", "dot"), [((0.5, 1.5), "dot"), ((-0.5, 1.5), "hollow"), ((0.0, 1.5), "hollow"), (None, "dot")]
 )
@@ -111,6 +171,7 @@ def test_reliability_has_one_dot_for_each_bin_with_judgements() -> None:
     xs, ys = line(figure, "r-perfect")
     places = [(marks(figure, f"r-bin-{i}")[0][0], marks(figure, f"r-bin-{i}")[1][0]) for i in (0, 1)]
     assert "r-bin-2" not in figure
+    assert {"40", "10"} <= {e.text for e in ElementTree.fromstring(figure).iter("text")}
     scale_x, scale_y = (xs[1] - xs[0]) / 0.5, (ys[1] - ys[0]) / 0.5
     for (x, y), (confidence, accuracy) in zip(places, ((0.6, 0.6), (0.9, 0.7)), strict=True):
         assert x == pytest.approx(xs[0] + scale_x * (confidence - 0.5), abs=0.01)

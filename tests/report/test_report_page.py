@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,66 +14,20 @@ from made_up_runs import (
     MadeUpConfig,
     classifier_run,
     gain_row,
+    old_ppo_run,
     ppo_evaluation,
     ppo_run,
     reward_evaluation,
     reward_run,
     sft_run,
+    timings,
 )
+from page_reader import ATTACK, Page, page_of
 
 from manners.errors import MannersError
 from manners.report import build_report, write_report
 from manners.report.lineage import related_runs
 from manners.runs import Run, write_json
-
-VOID = {"meta", "br", "link", "img", "input", "hr"}
-ATTACK = (
-    "<script>alert(1)</script></style></textarea><img src=x onerror=alert(2)>\"'><p onload=alert(3)> &amp; \x00 \ud800"
-)
-
-
-class Page(HTMLParser):
-    """A page taken apart; complains about what a strict reader would."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.faults: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-        self.faults += [f"{name} is never closed" for name in self.open]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if len(dict(attrs)) != len(attrs):
-            self.faults.append(f"{tag} has an attribute twice")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.faults.append(f"</{tag}> closes something else")
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.words.setdefault(self.open[-1], []).append(data)
-
-    def text(self, *tags: str) -> str:
-        return "\n".join(word for tag in tags or self.words for word in self.words.get(tag, []))
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.elements if name == tag]
-
-
-def page_of(run: Run) -> Page:
-    page = Page(build_report(run, related_runs(run)))
-    assert page.faults == []
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +56,13 @@ def test_the_page_loads_nothing(text: str, page: Page) -> None:
     assert not re.search(r"https?:|@import|url\((?!#)", text)
 
 
-def test_only_the_own_script_may_run(text: str, page: Page) -> None:
+def test_only_the_own_scripts_may_run(text: str, page: Page) -> None:
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    assert len(scripts) == 1
-    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert len(scripts) == text.count("<script") == 2
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     policy = next(a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
-    assert f"script-src 'sha256-{digest}'" in policy
+    assert f"script-src 'sha256-{digests[0]}' 'sha256-{digests[1]}';" in policy
     assert policy.startswith("default-src 'none'")
     assert not [key for _, attrs in page.elements for key in attrs if key.startswith("on")]
 
@@ -130,8 +83,9 @@ def test_the_same_run_gives_the_same_text(family: Run, text: str) -> None:
 def test_all_sections_of_a_full_run_are_there_in_reading_order(page: Page) -> None:
     headings = page.words["h2"]
     assert headings == [
-        "Before and after", "Stage by stage", "By kind of prompt", "Answers before and after", "The course of training",
-        "Where the time went", "Answers along the way", "The judge: reward", "Made from", "To run it again",
+        "Before and after", "Stage by stage", "By kind of prompt", "Answers before and after", "Guards",
+        "The course of training", "Under the microscope", "Where the time went", "The judge: reward", "Made from",
+        "To run it again",
     ]  # fmt: skip
     assert "It really got better." in page.text("span")
 
@@ -160,9 +114,9 @@ def test_both_answers_of_every_sample_are_there_with_what_the_script_sorts_by(pa
 
 def test_controls_are_hidden_and_answers_shown_where_no_script_runs(page: Page) -> None:
     controls = [attrs for attrs in page.named("p") if attrs.get("class") == "controls"]
-    assert len(controls) == 2
+    assert len(controls) == 4
     assert all("hidden" in attrs for attrs in controls)
-    assert not [attrs for attrs in page.named("article") if "hidden" in attrs]
+    assert not [attrs for name in ("article", "details") for attrs in page.named(name) if "hidden" in attrs]
 
 
 def test_lineage_names_sources_with_hashes_and_what_is_missing(page: Page) -> None:
@@ -211,23 +165,29 @@ def test_no_text_of_a_run_becomes_markup(tmp_path: Path) -> None:
     write("lineage.json", lineage)
     write("environment.json", {"platform": ATTACK})
     write("status.json", {"status": "failed", "error": ATTACK, "at": ATTACK})
-    write("samples.jsonl", {"step": 1, "prompt": ATTACK, "completion": ATTACK})
-    write("metrics.jsonl", {"step": 1, ATTACK: 1.0, "phase_seconds": {ATTACK: 2.0}})
+    trace = {ATTACK: [1, 2], "logp": [-1, -2], "value": [ATTACK, 1]}
+    write("samples.jsonl", {"step": 1, "prompt": ATTACK, "completion": ATTACK},
+          {"step": 1, "prompt": ATTACK, "completion": "", "tokens": [ATTACK, ATTACK], "trace": trace})  # fmt: skip
+    alarm = {"guard": ATTACK, "action": ATTACK, "says": ATTACK, "value": ATTACK, "limit": None}
+    write("metrics.jsonl", {"step": 1, ATTACK: 1.0, "alarms": [alarm], "unwatched": [ATTACK], "stopped": ATTACK})
+    write("timings.jsonl", {"step": 1, "phase_seconds": {ATTACK: 2.0}})
     made = write_report(run.path).read_text(encoding="utf-8")
     page = Page(made)
     assert page.faults == []
     assert "<script>alert" not in made
     assert "\x00" not in made
     assert made.count("</style>") == made.count("<style>") == 1
-    assert made.count("</script>") == made.count("<script>") == 1
+    assert made.count("</script>") == made.count("<script>") == 2
     assert not {"img", "textarea"} & {name for name, _ in page.elements}
     assert not [key for _, attrs in page.elements for key in attrs if key.startswith("on")]
-    assert page.text("p").count("<script>alert(1)</script>") >= 6
+    assert page.text("p").count("<script>alert(1)</script>") >= 8
+    assert page.text("i").count("<script>alert(1)</script>") == 2
 
 
 def test_an_interrupted_run_can_be_looked_at(tmp_path: Path) -> None:
     run = ppo_run(tmp_path / "run", steps=7)
-    (run.path / "evaluation.json").unlink()
+    for name in ("evaluation.json", "samples.jsonl"):
+        (run.path / name).unlink()
     run.mark("interrupted", seconds=66.0)
     page = page_of(run)
     assert "No verdict yet." in page.text("span")
@@ -292,28 +252,32 @@ def test_a_broken_file_is_told_on_the_page(tmp_path: Path) -> None:
     assert any(w.startswith("metrics.jsonl cannot be read") and "line 2" in w for w in page_of(run).words["p"])
 
 
-def test_prompts_that_recur_are_shown_over_the_steps_and_others_by_step(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", "ppo", MadeUpConfig(), {})
-    for step in range(20):
-        run.sample(step=step, prompt="Hello?" if step % 2 else f"Only once {step}", completion=f"answer {step}")
-    shown = [int(word.split()[1]) for word in page_of(run).words["p"] if re.fullmatch(r"answer \d+", word)]
-    assert shown == [1, 5, 9, 11, 15, 19]
-    once = Run.create(tmp_path / "once", "ppo", MadeUpConfig(), {})
-    for step in range(3):
-        for place in range(5):
-            once.sample(step=step, prompt=f"prompt {step} {place}", completion=f"answer {step} {place}")
-    shown_once = [word for word in page_of(once).words["p"] if word.startswith("answer")]
-    assert shown_once == [f"answer {step} {place}" for step in range(3) for place in range(3)]
-
-
-def test_the_script_finds_what_it_looks_for(page: Page) -> None:
+def test_the_scripts_find_what_they_look_for(page: Page, text: str) -> None:
     script = page.text("script")
-    wanted = set(re.findall(r'getElementById\("(\w+)"\)', script))
-    assert wanted == {"samples", "category", "sort", "shown", "more"}
+    wanted = set(re.findall(r'getElementById\("([\w-]+)"\)', script))
+    assert wanted == {"lens", "first-lens"}
     assert wanted <= {attrs.get("id") for _, attrs in page.elements}
-    keys = {(a.get("value") or "").lstrip("-") for a in page.named("option")} & {"order", "gain", "kl", "gap"}
-    assert len(keys) == 4
-    assert all(f"data-{key}" in attrs for attrs in page.named("article") if "data-order" in attrs for key in keys)
+    for name in ("answers", "microscope"):
+        start = text.index(f'<section id="{name}"')
+        part = Page(text[start : text.index('<section id="', start + 1)])
+        assert {"sort", "search"} <= {attrs.get("name") for _, attrs in part.elements}
+        assert {"count", "more"} <= {attrs.get("class") for _, attrs in part.elements}
+        assert len([attrs for _, attrs in part.elements if "list" in (attrs.get("class") or "").split()]) == 1
+        cards = [attrs for _, attrs in part.elements if attrs.get("class") in ("sample", "rollout")]
+        orders = {(attrs.get("value") or "").lstrip("-") for attrs in part.named("option")} - {"", "all"}
+        categories = {attrs.get("data-category") for attrs in cards}
+        assert all(f"data-{order}" in attrs for attrs in cards for order in orders - categories)
+
+
+def test_time_is_read_from_timings_and_of_older_runs_from_their_metrics(tmp_path: Path) -> None:
+    new, old = Run.create(tmp_path / "new", "ppo", MadeUpConfig(), {}), old_ppo_run(tmp_path / "old")
+    for row in timings(20):
+        new.time(**row)
+    assert "56 s" in page_of(new).words["td"]
+    assert round(sum(row["phase_seconds"]["update"] for row in timings(20))) == 56
+    assert not (old.path / "timings.jsonl").exists()
+    assert "2 min 48 s" in page_of(old).words["td"]
+    assert round(sum(row["phase_seconds"]["update"] for row in timings(60))) == 168
 
 
 def test_without_matplotlib_the_report_says_what_to_install() -> None:

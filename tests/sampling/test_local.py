@@ -26,6 +26,12 @@ every_trunk = pytest.mark.parametrize(
 )
 
 
+def few_letters(kind: str) -> Trunk:
+    """A trunk that knows few tokens, so that one in ten is the end of the turn."""
+    tokenizer = tiny_tokenizer("abcd")
+    return Trunk(tiny_model(kind, vocabulary=len(tokenizer)), tokenizer, "all", name=f"tiny-{kind}")
+
+
 @functools.cache
 def plain(kind: str) -> Any:
     return tiny_model(kind)
@@ -260,6 +266,24 @@ def test_a_response_ends_with_the_end_token_or_at_the_limit(kind: str) -> None:
     model = tiny_model(kind, vocabulary=len(tokenizer), seed=1)
     close(rollouts.logps, plain_logps(model, rollouts, 1.0))
     close(rollouts.states[rollouts.mask], trunk.states(rollouts.tokens)[rollouts.mask], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampling_past_the_end_and_cutting_there_gives_the_very_same_answers(kind: str) -> None:
+    # the first code for learning from human feedback always drew as many tokens as there was room for, and cut afterwards
+    sampler = LocalSampler(few_letters(kind), None)
+    settings: dict[str, Any] = {"max_tokens": 14, "temperature": 1.0, "seed": 4}
+    prompts = [Prompt.of("abcd"[i % 4] * (1 + i % 5)) for i in range(40)]
+    stopped = sampler.sample(prompts, **settings)
+    sampler.chat.end = -1  # no token ends an answer
+    full = sampler.sample(prompts, **settings)
+    assert full.response_lengths.tolist() == [14] * 40
+    assert 5 < int(stopped.finished.sum()) < 40
+    for row, (whole, short) in enumerate(zip(responses(full), responses(stopped), strict=True)):
+        cut = whole.index(END) + 1 if END in whole else len(whole)
+        assert whole[:cut] == short
+        span = slice(int(stopped.prompt_lengths[row]), int(stopped.lengths[row]))
+        close(full.logps[row, span], stopped.logps[row, span])
 
 
 def test_a_single_token_and_its_state() -> None:

@@ -66,6 +66,32 @@ def test_a_judge_keeps_the_end_of_a_long_prompt() -> None:
         chat(context=3).judged(prompt, answers)
 
 
+POST = "one\ntwo two\n\nthree"  # 18 letters, a token each, and three marks
+SHORTENED = [(21, POST), (20, "one\ntwo two\n"), (15, "one\ntwo two\n"), (14, "one\ntwo two"), (13, "one"), (6, "one")]
+
+
+@pytest.mark.parametrize(("limit", "kept"), SHORTENED)
+def test_a_prompt_over_the_limit_ends_at_the_last_line_break_that_fits(limit: int, kept: str) -> None:
+    prompt = Prompt((Message("user", POST),), category="posts", split="test")
+    shorter = chat(ALPHABET).shortened(prompt, limit)
+    assert shorter.text == kept
+    assert len(chat(ALPHABET).prompt(shorter)) <= limit
+    assert (shorter.category, shorter.split) == ("posts", "test")
+    assert (shorter.id == prompt.id) is (kept == POST)
+
+
+def test_only_the_last_message_is_shortened() -> None:
+    turns = (Message("system", "be\nkind"), Message("user", "a\nb"), Message("assistant", "c"), Message("user", "d\ne"))
+    whole = Prompt(turns)
+    shorter = chat(ALPHABET).shortened(whole, len(chat(ALPHABET).prompt(whole)) - 1)
+    assert shorter.messages == (*turns[:3], Message("user", "d"))
+
+
+def test_a_prompt_without_an_early_line_break_is_named() -> None:
+    with pytest.raises(MannersError, match=r"'one.*' has more than 5 tokens and no line break to cut it at"):
+        chat(ALPHABET).shortened(Prompt.of(POST), 5)
+
+
 def test_an_error_shows_a_long_prompt_of_many_lines_in_one_short_line() -> None:
     with pytest.raises(MannersError) as error:
         Chat(tiny_tokenizer(), 64).prompt(Prompt.of("long\n" * 500))

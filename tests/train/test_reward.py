@@ -1,48 +1,35 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import save_tiny, shake, tiny_trunk
+from toy_judgements import fresh_model, judged, ranked, rewards_of, toy_pairs
 
+from manners.config import load_config
 from manners.errors import MannersError
-from manners.models.heads import ScalarHead
+from manners.losses.preference import davidson
 from manners.models.trunk import Trunk
-from manners.records import Completion, Message, Pair, Prompt
+from manners.ops.probe import fit_probe
+from manners.records import Judgement, Pair, Prompt
+from manners.rewards.ensemble import RewardEnsemble
+from manners.rewards.evaluation import evaluate_reward
+from manners.rewards.groups import GroupStates
 from manners.rewards.model import RewardModel
 from manners.runs import Run, read_json
-from manners.text.chat import Chat
-from manners.train.reward import ADAPTER, RewardConfig, _Groups, evaluate_reward, group_pairs, train_reward
+from manners.sampling.local import LocalSampler
+from manners.train.reward import RewardConfig, train_reward
 
 torch.set_num_threads(1)
 
-WORDS = ["sit", "bat", "ran", "dog", "ink", "cow"]
 FIELDS: dict[str, Any] = {"train_layers": 2, "rank": 8, "alpha": 16, "epochs": 6, "learning_rate": 1e-2}
-
-
-def toy_pairs(count: int, seed: int) -> list[Pair]:
-    """Answers with the word "please" in them win over answers with the word "never"."""
-    draw, pairs = random.Random(seed), []
-    for i in range(count):
-        prompt = Prompt.of(f"say {draw.choice(WORDS)} {seed} {i}", category=["odd", "even"][i % 2])
-        answers = []
-        for word in ("please", "never"):
-            words = [draw.choice(WORDS)]
-            words.insert(draw.randint(0, 1), word)
-            answers.append(Completion(prompt.id, " ".join(words)))
-        pairs.append(Pair(prompt, answers[0], answers[1]))
-    return pairs
-
-
 TRAIN, HELD = toy_pairs(64, 0), toy_pairs(16, 1)
 
 
@@ -56,93 +43,15 @@ def learn(folder: Path, trunk: Trunk | None = None, **fields: Any) -> tuple[dict
     return train_reward(config, TRAIN, HELD, run, trunk or tiny_trunk(train_layers=config.train_layers)), run, config
 
 
-def ranked(prompt: Prompt, texts: Sequence[str]) -> list[Pair]:
-    """The C(K, 2) pairs of a ranking, best text first."""
-    answers = [Completion(prompt.id, text) for text in texts]
-    weight = 2 / (len(texts) * (len(texts) - 1))
-    return [Pair(prompt, answers[i], answers[j], weight, float(j - i))
-            for i in range(len(texts)) for j in range(i + 1, len(texts))]  # fmt: skip
-
-
-def fresh_model(read: Any = "last", layers: Any = 2, seed: int = 0) -> RewardModel:
-    """The reward model before its first step."""
-    trunk = tiny_trunk(train_layers=layers)
-    trunk.adapters.add(ADAPTER, rank=8, alpha=16, seed=seed)
-    return RewardModel(trunk, ADAPTER, ScalarHead.for_reward(trunk.width, seed), read)
-
-
-def rewards_of(model: RewardModel, prompt: Prompt, texts: Sequence[str]) -> list[float]:
-    found: list[float] = model.score_texts([prompt] * len(texts), [Completion(prompt.id, t) for t in texts]).tolist()
-    return found
-
-
 def softplus(x: float) -> float:
     return math.log1p(math.exp(-abs(x))) + max(x, 0)
 
 
-# --- grouping -------------------------------------------------------------------------------------------------------
-
-
-def chat() -> Chat:
-    trunk = tiny_trunk()
-    return Chat(trunk.tokenizer, trunk.context)
-
-
-def test_pairs_of_a_prompt_come_together_and_point_at_their_texts() -> None:
-    first, second = Prompt.of("one", category="sums"), Prompt((Message("system", "Be kind."), Message("user", "two")))
-    pairs = [*ranked(first, ["a", "bb", "ccc", "dddd"]), *ranked(second, ["x", "y"]), *ranked(first, ["eeeee", "a"])]
-    random.Random(0).shuffle(pairs)
-    talk = chat()
-    groups = {g.prompt_id: g for g in group_pairs(pairs, talk, 100, 100)}
-    assert set(groups) == {first.id, second.id}
-    assert [len(g.completions) for g in (groups[first.id], groups[second.id])] == [5, 2]  # each answer once
-    assert (groups[first.id].category, groups[second.id].category) == ("sums", "")
-    for prompt in (first, second):
-        group = groups[prompt.id]
-        assert group.prompt == talk.prompt(prompt)
-        texts = [talk.text(tokens) for tokens in group.completions]
-        assert all(tokens[-1] == talk.end for tokens in group.completions)
-        named = [(texts[j], texts[k], weight, apart) for j, k, weight, apart in group.pairs]
-        given = [(p.chosen.text, p.rejected.text, p.weight, p.margin) for p in pairs if p.prompt == prompt]
-        assert named == given
-        assert group.length == len(group.prompt) + sum(map(len, group.completions))
-
-
-def test_an_answer_that_was_cut_off_has_no_end_token_and_a_long_one_is_cut() -> None:
-    prompt, talk = Prompt.of("one"), chat()
-    pair = Pair(prompt, Completion(prompt.id, "abc", finished=False), Completion(prompt.id, "defgh"))
-    (group,) = group_pairs([pair], talk, 100, 4)
-    assert [talk.tokenizer.decode(tokens) for tokens in group.completions] == ["abc", "defg"]
-
-
-def test_a_long_prompt_loses_its_beginning() -> None:
-    prompt, talk = Prompt.of("0123456789"), chat()
-    pair = Pair(prompt, Completion(prompt.id, "a"), Completion(prompt.id, "b"))
-    (group,) = group_pairs([pair], talk, 5, 100)
-    assert group.prompt == talk.prompt(prompt)[-5:]
-
-
 def test_without_pairs_there_is_nothing_to_learn(tmp_path: Path) -> None:
-    with pytest.raises(MannersError, match="no pairs to learn from"):
-        group_pairs([], chat(), 100, 100)
     with pytest.raises(MannersError, match="no pairs to learn from"):
         train_reward(
             RewardConfig(**FIELDS), [], HELD, start(tmp_path / "run", RewardConfig()), tiny_trunk(train_layers=2)
         )
-
-
-def test_states_that_do_not_fit_into_memory_are_computed_anew_and_are_the_same() -> None:
-    trunk = tiny_trunk(train_layers=2)
-    groups = group_pairs(TRAIN[:6], chat(), 100, 100)
-    kept, anew = _Groups(trunk, groups), _Groups(trunk, groups, limit=0)
-    assert (kept.keep, anew.keep) == (True, False)
-    for indices in ([0, 3, 5], [5, 0], [1, 2, 3, 4]):  # the second time partly or wholly from memory
-        (packed, states), (packed_anew, states_anew) = kept.batch(indices), anew.batch(indices)
-        assert torch.equal(packed.tokens, packed_anew.tokens)
-        real = packed.segments >= 0
-        torch.testing.assert_close(states[real], states_anew[real], atol=1e-6, rtol=1e-5)
-    assert set(kept.states) == {0, 1, 2, 3, 4, 5}
-    assert not anew.states
 
 
 # --- the loss -------------------------------------------------------------------------------------------------------
@@ -187,7 +96,7 @@ def test_the_loss_of_the_first_step_by_hand_and_a_ranking_of_four_counts_as_much
     (row,) = run.metrics()
     assert row["loss"] == pytest.approx(mean(losses), rel=1e-4)
     assert row["accuracy"] == pytest.approx(mean(hits))
-    assert set(row) == {"epoch", "step", "loss", "accuracy", "learning_rate", "seconds"}
+    assert set(row) == {"epoch", "step", "loss", "accuracy", "learning_rate"}
 
 
 def test_micro_batches_change_nothing(tmp_path: Path) -> None:
@@ -271,54 +180,9 @@ def test_only_the_reward_adapter_changes(tmp_path: Path) -> None:
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def test_accuracy_and_the_length_baseline_are_those_of_a_naive_count() -> None:
-    draw = random.Random(5)
-    pairs = []
-    for i in range(12):
-        texts = ["".join(draw.choices("abcdefg", k=draw.randint(1, 9))) for _ in range(draw.randint(2, 4))]
-        pairs += ranked(Prompt.of(f"question {i}", category=["odd", "even", ""][i % 3]), list(dict.fromkeys(texts)))
-    model = fresh_model("mean")
-    shake(model.trunk, ADAPTER)
-    model.mean, model.std = 5.0, 0.25  # the scale of the scores is nothing to accuracy and calibration
-    found = evaluate_reward(model, pairs, RewardConfig())
-    differences = []
-    for pair in pairs:
-        scores = [rewards_of(model, pair.prompt, [c.text])[0] for c in (pair.chosen, pair.rejected)]
-        differences.append((scores[0] - scores[1]) * 0.25)
-    right = [d > 0 for d in differences]
-    longer = [
-        (len(p.chosen.text) > len(p.rejected.text)) + 0.5 * (len(p.chosen.text) == len(p.rejected.text)) for p in pairs
-    ]
-    assert 0.2 < np.mean(right) < 0.8
-    assert 0.5 in longer
-    assert found["accuracy"] == pytest.approx(np.mean(right))
-    assert found["length_baseline"] == pytest.approx(np.mean(longer))
-    assert (found["n_pairs"], found["n_prompts"]) == (len(pairs), len({p.prompt.id for p in pairs}))
-    assert found["ci"][0] < found["accuracy"] < found["ci"][1]
-    assert set(found["by_category"]) == {"odd", "even"}
-    for name, row in found["by_category"].items():
-        inside = [hit for hit, pair in zip(right, pairs, strict=True) if pair.prompt.category == name]
-        assert row["accuracy"] == pytest.approx(np.mean(inside))
-        assert row["n_pairs"] == len(inside)
-
-    p = 1 / (1 + np.exp(-np.array(differences)))
-    confidence = np.maximum(p, 1 - p)
-    bins = np.minimum(((confidence - 0.5) * 10).astype(int), 4)
-    error = sum(
-        abs((p[bins == b] > 0.5).mean() - confidence[bins == b].mean()) * (bins == b).sum() for b in set(bins)
-    ) / len(p)
-    assert found["ece"] == pytest.approx(error, abs=1e-5)
-
-    answers = list({c.id: (p.prompt, c) for p in pairs for c in (p.chosen, p.rejected)}.values())
-    scores = [rewards_of(model, prompt, [c.text])[0] for prompt, c in answers]
-    lengths = [len(c.text) for _, c in answers]
-    assert found["length_correlation"] == pytest.approx(np.corrcoef(lengths, scores)[0, 1], abs=1e-4)
-
-
 def test_a_judge_that_prefers_what_people_did_not_is_wrong_every_time(learned: Any) -> None:
-    _, run, config = learned
     swapped = [pair.swap() for pair in HELD]
-    assert evaluate_reward(RewardModel.load(run.path), swapped, config)["accuracy"] == 0.0
+    assert evaluate_reward([RewardModel.load(learned[1].path)], swapped)["accuracy"] == 0.0
 
 
 def test_one_held_out_prompt_is_enough_for_an_evaluation(tmp_path: Path) -> None:
@@ -384,3 +248,349 @@ def test_a_probe_of_a_single_prompt_or_pair_is_no_crash(tmp_path: Path) -> None:
         run = start(tmp_path / name, config)
         train_reward(config, pairs, [], run, tiny_trunk(train_layers=2))
         assert all(math.isfinite(row["loss"]) for row in run.metrics())
+
+
+# --- whole rankings and ties ----------------------------------------------------------------------------------------
+
+
+def toy_rankings(count: int, seed: int) -> list[Judgement]:
+    """Two kind answers tied on top, then a plain one, then two rude ones tied."""
+    found = []
+    for pair in toy_pairs(count, seed):
+        kind, rude = pair.chosen.text, pair.rejected.text
+        found.append(judged(pair.prompt, [[kind, f"{kind}."], [kind.replace("please", "bat")], [rude, f"{rude}."]]))
+    return found
+
+
+def all_pairs(judgements: list[Judgement]) -> list[Pair]:
+    found = []
+    for judgement in judgements:
+        texts = {c.id: c for c in judgement.completions}
+        for (better, upper), (worse, lower) in combinations(enumerate(judgement.ranking.tiers), 2):
+            found += [
+                Pair(judgement.prompt, texts[j], texts[k], 1 / 10, float(worse - better)) for j in upper for k in lower
+            ]
+    return found
+
+
+RANKINGS = toy_rankings(24, 2)
+OF_RANKINGS = all_pairs(RANKINGS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"loss": "ranking"},
+        {"loss": "best_of"},
+        {"loss": "ranking", "ties": "davidson"},
+        {"ties": "davidson"},
+        {"ties": "rao_kupper"},
+    ],
+)
+def test_every_loss_learns_what_is_separable(tmp_path: Path, fields: dict[str, Any]) -> None:
+    config = RewardConfig(**FIELDS | {"read": "mean", "train_layers": "all", "tie_learning_rate": 0.1} | fields)
+    run = start(tmp_path / "run", config)
+    evaluation = train_reward(config, OF_RANKINGS, HELD, run, tiny_trunk(), rankings=RANKINGS)
+    rows = run.metrics()
+    assert evaluation["accuracy"] > 0.85
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["accuracy"] > 0.9 > rows[0]["accuracy"]
+    if config.ties == "drop":
+        assert "ties" not in evaluation
+    else:
+        assert (evaluation["ties"]["likelihood"], evaluation["ties"]["n_ties"]) == (config.ties, 48)
+        (parameters,) = evaluation["ties"]["parameters"]
+        assert len(parameters) == (4 if config.loss == "ranking" else 1)
+        # two of ten comparisons are ties; as the other rewards part, equal ones turn out to be tied nearly always
+        assert parameters[0] > 1.2 * {"davidson": 0.5, "rao_kupper": 1.5}[config.ties]
+
+
+@pytest.mark.parametrize("ties", ["davidson", "rao_kupper"])
+def test_ties_draw_equally_good_answers_together(tmp_path: Path, ties: Any) -> None:
+    tied = [judged(pair.prompt, [["sit down", "ran ran ran ran"]]) for pair in toy_pairs(24, 4)]
+    apart = {}
+    for name in ("drop", ties):
+        config = RewardConfig(**FIELDS | {"ties": name, "read": "mean", "train_layers": "all"})
+        run = start(tmp_path / name, config)
+        trunk = tiny_trunk()
+        train_reward(config, TRAIN[:16], [], run, trunk, rankings=tied)
+        model = RewardModel.load(run.path, trunk, "again")
+        both = [rewards_of(model, j.prompt, ["sit down", "ran ran ran ran"]) for j in tied]
+        apart[name] = model.std * sum(abs(a - b) for a, b in both) / len(both)
+    assert apart[ties] < 0.5 * apart["drop"]
+
+
+def test_the_loss_of_the_first_step_with_ties_by_hand(tmp_path: Path) -> None:
+    (judgement,) = toy_rankings(1, 3)
+    model = fresh_model()
+    r = torch.tensor(rewards_of(model, judgement.prompt, [c.text for c in judgement.completions]))
+    tiers = [0, 0, 1, 2, 2]
+    # a share of 2/10 is tied: ν = 2 · 0.2/0.8
+    log_tie = torch.tensor(0.5).log()
+    losses = []
+    for j, k in combinations(range(5), 2):
+        outcomes = davidson(r[j], r[k], log_tie)
+        losses.append(-(outcomes.tie if tiers[j] == tiers[k] else outcomes.win) + 0.1 * (r[j] + r[k]) ** 2)
+    config = RewardConfig(**FIELDS | {"epochs": 1, "ties": "davidson", "centring": 0.1})
+    run = start(tmp_path / "run", config)
+    train_reward(config, all_pairs([judgement]), [], run, tiny_trunk(train_layers=2), rankings=[judgement])
+    (row,) = run.metrics()
+    assert row["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
+
+
+def test_a_prompt_with_ties_alone_counts_where_ties_are_data(tmp_path: Path) -> None:
+    tied = judged(Prompt.of("equal"), [["a", "bb"]])
+    config = RewardConfig(**FIELDS | {"epochs": 1, "ties": "davidson", "batch": 1})
+    run = start(tmp_path / "run", config)
+    train_reward(config, TRAIN[:2], [], run, tiny_trunk(train_layers=2), rankings=[tied])
+    assert sorted(row["accuracy"] is None for row in run.metrics()) == [False, False, True]
+
+
+@pytest.mark.parametrize("fields", [{"loss": "ranking"}, {"loss": "best_of"}, {"ties": "davidson"}])
+def test_without_rankings_such_a_loss_has_nothing_to_learn(tmp_path: Path, fields: dict[str, Any]) -> None:
+    config = RewardConfig(**FIELDS | fields)
+    bad = judged(Prompt.of("p"), [["a"], ["b"]], all_bad=True)
+    equal = judged(Prompt.of("q"), [["a", "b"]])
+    for number, rankings in enumerate(([], [bad], [bad, equal] if config.ties == "drop" else [bad])):
+        with pytest.raises(MannersError, match="learns from whole rankings"):
+            train_reward(config, TRAIN, [], start(tmp_path / str(number), config), tiny_trunk(), rankings=rankings)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (["loss=best_of", "ties=davidson"], "set ties to drop"),
+        (["loss=ranking", "ties=rao_kupper"], "set ties to davidson or drop"),
+        (["loss=ranking", "label_smoothing=0.1"], "label_smoothing belongs to loss pairs"),
+        (["ties=davidson", "margin=1"], "margin belongs to loss pairs with ties drop"),
+        (["bootstrap=true"], "set members to 2 or more"),
+        (["normalise_on=samples", "normalise_samples=100"], "256"),
+        (["members=0"], "members"),
+        (["ties=bradley"], "ties"),
+        (["los=pairs"], "did you mean 'loss'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(fields: list[str], says: str) -> None:
+    with pytest.raises(MannersError, match=says) as caught:
+        load_config(RewardConfig, None, fields)
+    assert "\n" not in str(caught.value)
+
+
+# --- optimiser ------------------------------------------------------------------------------------------------------
+
+
+def test_the_cosine_and_the_epsilon_of_adam_are_handed_on(tmp_path: Path) -> None:
+    rates = {}
+    for schedule in ("linear", "cosine"):
+        run = learn(tmp_path / schedule, epochs=1, batch=8, warmup=0.0, schedule=schedule)[1]
+        rates[schedule] = [row["learning_rate"] / FIELDS["learning_rate"] for row in run.metrics()]
+    steps = [(i + 1) / 8 for i in range(8)]
+    assert rates["linear"] == pytest.approx([1 - x for x in steps])
+    assert rates["cosine"] == pytest.approx([(1 + math.cos(math.pi * x)) / 2 for x in steps], abs=1e-12)
+    # with an epsilon far above any gradient nothing moves
+    assert all(float(b.abs().max()) < 1e-6 for b in adapter_b(learn(tmp_path / "eps", epochs=1, adam_eps=1e8)[1]))
+
+
+def test_the_clock_stands_apart_from_what_was_learned(tmp_path: Path) -> None:
+    first, second = (learn(tmp_path / name, epochs=1)[1] for name in "ab")
+    assert (first.path / "metrics.jsonl").read_bytes() == (second.path / "metrics.jsonl").read_bytes()
+    timings = [line for line in (first.path / "timings.jsonl").read_text().splitlines() if line]
+    assert len(timings) == len(first.metrics())
+
+
+# --- the scale ------------------------------------------------------------------------------------------------------
+
+SAMPLED: dict[str, Any] = {"normalise_on": "samples", "normalise_max_tokens": 6, "normalise_temperature": 0.8}
+
+
+def samples_of(trunk: Trunk, seed: int, count: int = 256) -> tuple[list[Prompt], Any]:
+    prompts = [TRAIN[i % len(TRAIN)].prompt for i in range(count)]
+    return prompts, LocalSampler(trunk, None).sample(prompts, max_tokens=6, temperature=0.8, seed=seed)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_scores_of_the_reference_have_mean_zero_and_deviation_one(tmp_path: Path, members: int) -> None:
+    """On the very samples exactly, and on others as far as 256 samples tell."""
+    scored: list[torch.Tensor] = []
+    original = RewardModel.score
+
+    def watch(self: RewardModel, rollouts: Any, max_tokens: int = 8192) -> torch.Tensor:
+        scored.append(original(self, rollouts, max_tokens))
+        return scored[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RewardModel, "score", watch)
+        _, run, _ = learn(tmp_path / "run", epochs=1, members=members, **SAMPLED)
+    trunk = tiny_trunk(train_layers=2)
+    judge = RewardEnsemble.load(run.path, trunk) if members > 1 else RewardModel.load(run.path, trunk)
+    judges = judge.members if isinstance(judge, RewardEnsemble) else (judge,)
+    for number, member in enumerate(judges):
+        raw = torch.cat(scored[number::members]).double()
+        assert len(raw) == 256
+        assert member.mean == pytest.approx(raw.mean().item(), abs=1e-4)
+        assert member.std == pytest.approx(raw.std().item(), rel=1e-4)
+        fresh = member.score(samples_of(trunk, seed=77)[1])
+        assert abs(float(fresh.mean())) < 4 / math.sqrt(128)  # two means of 256 samples each, four deviations
+        assert 0.7 < float(fresh.std()) < 1.4
+
+
+def test_samples_are_of_the_reference_and_not_of_what_was_trained(tmp_path: Path) -> None:
+    asked: list[Any] = []
+    original = LocalSampler.sample
+
+    def watch(self: LocalSampler, prompts: Any, **settings: Any) -> Any:
+        asked.append((self.adapter, len(prompts), settings["seed"], settings["max_tokens"], settings["temperature"]))
+        return original(self, prompts, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalSampler, "sample", watch)
+        learn(tmp_path / "run", epochs=1, normalise_samples=300, **SAMPLED)
+    assert {row[0] for row in asked} == {None}
+    assert sum(row[1] for row in asked) == 300
+    assert {row[3:] for row in asked} == {(6, 0.8)}
+    assert len({row[2] for row in asked}) == len(asked)  # no part repeats the random numbers of another
+
+
+def test_the_scale_changes_no_order_and_no_weight(tmp_path: Path) -> None:
+    (one, plain, _), (two, sampled, _) = (
+        learn(tmp_path / name, epochs=1, **fields) for name, fields in (("plain", {}), ("sampled", SAMPLED))
+    )
+    assert one == two
+    for name in ("head.safetensors", "adapter_model.safetensors"):
+        files = [(run.checkpoint("final") / name).read_bytes() for run in (plain, sampled)]
+        assert files[0] == files[1]
+    facts = [read_json(run.checkpoint("final") / "manners.json") for run in (plain, sampled)]
+    assert facts[0]["mean"] != facts[1]["mean"]
+
+
+def test_prompts_without_room_for_an_answer_are_not_sampled(tmp_path: Path) -> None:
+    trunk = tiny_trunk(train_layers=2)
+    long = Prompt.of("p" * (trunk.context + 5))
+    pairs = [*TRAIN[:3], *ranked(long, ["a", "bb"])]
+    config = RewardConfig(**FIELDS | SAMPLED | {"epochs": 1})
+    train_reward(config, pairs, [], start(tmp_path / "run", config), trunk)
+    with pytest.raises(MannersError, match="lower it"):
+        train_reward(
+            config, ranked(long, ["a", "bb"]), [], start(tmp_path / "none", config), tiny_trunk(train_layers=2)
+        )
+
+
+# --- ensembles ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("ensemble")
+    return learn(folder / "run", members=3, epochs=2)
+
+
+def test_an_ensemble_lies_in_the_checkpoint_member_by_member(trio: Any) -> None:
+    _, run, _ = trio
+    final = run.checkpoint("final")
+    assert read_json(final / "manners.json") == {"role": "reward ensemble", "members": 3}
+    trunk = tiny_trunk(train_layers=2)
+    ensemble = RewardEnsemble.load(run.path, trunk)
+    assert len(ensemble.members) == 3
+    assert all(member.trunk is trunk for member in ensemble.members)
+    prompt = Prompt.of("say ink")
+    scores = [rewards_of(member, prompt, ["bat please", "bat never"]) for member in ensemble.members]
+    assert len({round(score, 4) for row in scores for score in row}) == 6  # nobody repeats another
+    for number, row in enumerate(scores):
+        alone = RewardModel.load(final / "members" / str(number), tiny_trunk(train_layers=2))
+        assert rewards_of(alone, prompt, ["bat please", "bat never"]) == pytest.approx(row, abs=1e-5)
+
+
+def test_the_first_member_is_the_judge_that_would_have_been_trained_alone(trio: Any, tmp_path: Path) -> None:
+    evaluation, run, _ = trio
+    alone, single, _ = learn(tmp_path / "alone", epochs=2)
+    first = run.checkpoint("final") / "members" / "0"
+    for name in ("head.safetensors", "adapter_model.safetensors", "manners.json"):
+        assert (first / name).read_bytes() == (single.checkpoint("final") / name).read_bytes()
+    assert evaluation["members"][0] == alone["members"][0]
+    rows = [row for row in run.metrics() if row["member"] == 0]
+    assert [{k: v for k, v in row.items() if k != "member"} for row in rows] == single.metrics()
+
+
+def test_the_evaluation_of_an_ensemble_is_that_of_what_was_saved(trio: Any) -> None:
+    evaluation, run, _ = trio
+    trunk = tiny_trunk(train_layers=2)
+    members = RewardEnsemble.load(run.path, trunk).members
+    assert len(evaluation["members"]) == 3
+    assert evaluation["disagreement"] > 0
+    again = evaluate_reward(members, HELD)
+    assert again["accuracy"] == evaluation["accuracy"]
+    assert again["members"] == evaluation["members"]
+    assert again["disagreement"] == pytest.approx(evaluation["disagreement"], rel=1e-3)
+
+
+def test_steps_of_the_members_follow_each_other(trio: Any) -> None:
+    rows = trio[1].metrics()
+    steps = 2 * 8
+    assert [row["step"] for row in rows] == list(range(3 * steps))
+    assert [row["member"] for row in rows] == [0] * steps + [1] * steps + [2] * steps
+    assert [row["epoch"] for row in rows] == ([0] * 8 + [1] * 8) * 3
+    first_losses = [rows[i * steps]["loss"] for i in range(3)]
+    assert len(set(first_losses)) == 3  # other heads, other order
+
+
+def test_states_are_computed_once_for_all_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    original = Trunk.states
+
+    def watch(self: Trunk, packed: Any) -> torch.Tensor:
+        rows.append(len(packed.ends))
+        return original(self, packed)
+
+    monkeypatch.setattr(Trunk, "states", watch)
+    config = RewardConfig(**FIELDS | {"members": 3, "epochs": 2})
+    train_reward(config, TRAIN, [], start(tmp_path / "run", config), tiny_trunk(train_layers=2))
+    assert sum(rows) == len(TRAIN)
+
+
+def test_with_a_bootstrap_every_member_has_prompts_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    original = GroupStates.batch
+
+    def watch(self: GroupStates, indices: Any) -> Any:
+        seen.append(list(indices))
+        return original(self, indices)
+
+    monkeypatch.setattr(GroupStates, "batch", watch)
+    config = RewardConfig(**FIELDS | {"members": 2, "bootstrap": True, "epochs": 2, "micro_tokens": 10**6})
+    run = start(tmp_path / "run", config)
+    train_reward(config, TRAIN, [], run, tiny_trunk(train_layers=2))
+    epochs = [sorted(i for batch in seen[8 * e : 8 * e + 8] for i in batch) for e in range(4)]
+    assert epochs[0] == epochs[1]  # the same prompts in every epoch
+    assert epochs[2] == epochs[3]
+    assert epochs[0] != epochs[2]
+    assert all(len(epoch) == len(TRAIN) for epoch in epochs)
+    for epoch in epochs:
+        assert 0.5 < len(set(epoch)) / len(TRAIN) < 0.75  # 1 − 1/e = 0.63 of them
+
+
+def test_members_may_begin_as_probes_of_their_own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields: dict[str, Any] = {"head": "probe", "epochs": 1, "learning_rate": 1e-12, "members": 2}
+    weights: list[torch.Tensor] = []
+
+    def watch(differences: torch.Tensor, w: torch.Tensor, strength: float) -> torch.Tensor:
+        weights.append(w)
+        return fit_probe(differences, w, strength)
+
+    monkeypatch.setattr("manners.train.reward.fit_probe", watch)
+    heads = {}
+    for bootstrap in (False, True):
+        run = learn(tmp_path / str(bootstrap), bootstrap=bootstrap, **fields)[1]
+        folder = run.checkpoint("final") / "members"
+        heads[bootstrap] = [load_file(folder / str(i) / "head.safetensors")["linear.weight"] for i in range(2)]
+    torch.testing.assert_close(heads[False][0], heads[False][1], atol=1e-5, rtol=1e-4)
+    assert (heads[True][0] - heads[True][1]).abs().max() > 1e-2
+    for own, drawn in zip(weights, (False, False, True, True), strict=True):
+        assert float(own.sum()) == len(TRAIN)  # a prompt that was drawn twice counts twice
+        assert (len(own) < len(TRAIN)) == (float(own.max()) > 1) == drawn
+
+
+def test_a_probe_without_pairs_is_told(tmp_path: Path) -> None:
+    config = RewardConfig(**FIELDS | {"head": "probe", "ties": "davidson"})
+    tied = judged(Prompt.of("equal"), [["a", "bb"]])
+    with pytest.raises(MannersError, match="set head to random"):
+        train_reward(config, [], [], start(tmp_path / "run", config), tiny_trunk(train_layers=2), rankings=[tied])

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 import manners
-from manners.cli.data import made_from, make_pairs, one_of, read_prompts, read_split
+from manners.cli.data import made_from, make_pairs, one_of, prompts_for, read_prompts, read_rankings, read_split
+from manners.cli.resume import reopen, source_of
 from manners.cli.talk import give, say, table, track
 from manners.config import load_config
 from manners.errors import MannersError
@@ -100,6 +101,56 @@ def _rows_read(rows: int) -> None:
 
 
 @app.command()
+def serve(
+    db: Database = "manners.db",
+    host: Annotated[
+        str, typer.Option(help="address to listen on; the default serves this machine alone")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one", min=0, max=65535)] = 8420,
+    public_url: Annotated[str, typer.Option(help="address that people open, behind a proxy: https://...")] = "",
+    as_json: Json = False,
+) -> None:
+    """The feedback app: people rank answers in a browser."""
+    from manners.cli import serve as serving
+
+    def ready(served: serving.Served) -> None:
+        if as_json:
+            give({"url": served.url, "admin_link": served.admin_link})
+            return
+        typer.echo(f"manners serves {db} at {served.url} (stop with Ctrl-C)")
+        if served.admin_link:
+            typer.echo(f"There is no admin yet. Become it with this link, within a day: {served.admin_link}")
+
+    serving.serve(db, host, port, public_url, ready)
+
+
+@app.command()
+def audit(
+    db: Database = "manners.db",
+    head: Annotated[str, typer.Option(help="last hash, noted at an earlier audit: it must still be there")] = "",
+    as_json: Json = False,
+) -> None:
+    """Verify the hash chain over everything that was judged; fails when something was changed, removed or inserted."""
+    from manners.feedback import chain
+
+    with Store.open(db, create=False) as store, store.reading() as connection:
+        result = chain.audit(connection, head, progress=_links_checked)
+    if as_json:
+        give({"links": result.links, "head": result.head, "problems": list(result.problems)})
+    else:
+        typer.echo(f"{db}: {result.links} links, head {result.head}")
+    if not result.whole:
+        raise MannersError(
+            f"the log of {db} was changed: {result.problems[0]} ({len(result.problems)} problems in all)"
+        )
+
+
+def _links_checked(links: int) -> None:
+    if links and links % 5000 == 0:
+        say(f"{links} links checked")
+
+
+@app.command()
 def pairs(
     db: Database = "manners.db",
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("pairs"),
@@ -110,7 +161,7 @@ def pairs(
     halves: Annotated[bool, typer.Option(help="also first/ and second/: half of the training prompts each")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn rankings into pairs, split by prompt."""
+    """Turn rankings into pairs, split by prompt; the whole rankings go beside them, into rankings/."""
     one_of("--source", source, ("", *SOURCES))
     with Store.open(db, create=False) as store:
         manifest = make_pairs(
@@ -164,7 +215,7 @@ def score(
     positive: Annotated[str, typer.Option(help="its good class; its logit is the reward")] = "",
     as_json: Json = False,
 ) -> None:
-    """Score texts: by a reward model, or the logits of every class of a classifier."""
+    """Score texts: by a reward model, by an ensemble (its mean, and each member), or the logits of every class of a classifier."""
     if bool(reward) == bool(classifier):
         raise MannersError("name a judge: --reward RUN, or --classifier PATH --positive CLASS")
     if classifier:
@@ -180,12 +231,21 @@ def score(
         return
     if not prompt:
         raise MannersError("a reward model scores an answer to a prompt; add --prompt TEXT")
+    from manners.rewards.ensemble import RewardEnsemble, is_ensemble
     from manners.rewards.model import RewardModel
 
-    asked = Prompt.of(prompt)
-    scores = RewardModel.load(reward or Path()).score_texts(
-        [asked] * len(texts), [Completion(asked.id, t) for t in texts]
-    )
+    folder, asked = reward or Path(), Prompt.of(prompt)
+    prompts, answers = [asked] * len(texts), [Completion(asked.id, t) for t in texts]
+    if is_ensemble(folder):
+        ensemble = RewardEnsemble.load(folder)
+        opinions = ensemble.opinions_of_texts(prompts, answers)
+        for text, number, members in zip(texts, ensemble.combine(opinions).tolist(), opinions.tolist(), strict=True):
+            if as_json:
+                give({"text": text, "reward": round(number, 4), "members": [round(m, 4) for m in members]})
+            else:
+                typer.echo(f"{number:+.3f}  ({' '.join(f'{m:+.3f}' for m in members)})  {text}")
+        return
+    scores = RewardModel.load(folder).score_texts(prompts, answers)
     for text, number in zip(texts, scores.tolist(), strict=True):
         if as_json:
             give({"text": text, "reward": round(number, 4)})
@@ -219,7 +279,7 @@ def reward(
     replace: Replace = False,
     as_json: Json = False,
 ) -> None:
-    """A reward model from pairs, with −log σ(r_j − r_k)."""
+    """A reward model, or an ensemble of them, from pairs with −log σ(r_j − r_k), or from whole rankings with their ties."""
     one_of("--as", as_, ("model", "classifier"))
     if as_ == "classifier":
         classifier(texts or Path(), config, run, sets=sets, replace=replace, as_json=as_json)
@@ -228,9 +288,10 @@ def reward(
 
     settings = load_config(RewardConfig, config, sets or [])
     training, held = read_split(data, "train"), read_split(data, split)
+    rankings = read_rankings(data, "train") if settings.whole_rankings else []
     made = Run.create(run, "reward", settings, made_from(run, data=data, model=settings.model), replace)
     with made.guard():
-        evaluation = train_reward(settings, training, held, made, track=track)
+        evaluation = train_reward(settings, training, held, made, track=track, rankings=rankings)
     _tell(made, evaluation, as_json)
 
 
@@ -262,8 +323,10 @@ def classifier(
 def ppo(
     config: ConfigFile = None,
     run: RunFolder = Path("runs/ppo"),
-    data: Data = Path("pairs"),
-    prompts: Annotated[Path | None, typer.Option(help="train on these prompts instead of those of the pairs")] = None,
+    data: Annotated[Optional[Path], typer.Option(help="folder that `manners pairs` wrote [default: pairs]")] = None,  # noqa: UP045
+    prompts: Annotated[str, typer.Option(help="a file of prompts, or 'starter', in place of those of the pairs")] = "",
+    resume: Annotated[Optional[Path], typer.Option(help="go on with the run in this folder")] = None,  # noqa: UP045
+    accept_changes: Annotated[bool, typer.Option(help="resume though settings or sources differ")] = False,
     sets: Sets = None,
     replace: Replace = False,
     as_json: Json = False,
@@ -271,17 +334,30 @@ def ppo(
     """Proximal policy optimisation against a judge, with the shift penalty against the frozen reference."""
     from manners.train.ppo import PPOConfig, train_ppo
 
-    settings = load_config(PPOConfig, config, sets or [])
+    given = [*([f"prompts={prompts}"] if prompts else []), *(sets or [])]
+    settings = load_config(PPOConfig, resume / "config.yaml" if resume and not config else config, given)
     if not settings.reward.named:
         raise MannersError(
             "no judge is named: set reward.model, reward.classifier or reward.function in the config or with --set"
         )
-    training = read_prompts(prompts) if prompts else pairing.prompts_of(read_split(data, "train"))
-    held = pairing.prompts_of(read_split(data, "validation")) if settings.evaluate_prompts else []
-    sources = {"model": settings.model, "reward": settings.reward.model, "second judge": settings.second_judge.model}
-    made = Run.create(run, "ppo", settings, made_from(run, data=prompts or data, **sources), replace)
+    if resume and not data:
+        data = source_of(resume, "data")
+    training, held = prompts_for(settings.prompts, data, settings.seed)
+    sources: dict[str, Path | str] = {
+        "data": data or (Path("pairs") if not settings.prompts else ""),
+        "model": settings.model,
+    }
+    sources["prompts"] = settings.prompts if settings.prompts != "starter" else ""
+    for name, judge in (("reward", settings.reward), ("second judge", settings.second_judge)):
+        sources |= {f"{name} {number}" if number else name: source for number, source in enumerate(judge.sources)}
+    lineage = made_from(resume or run, **sources)
+    state = None
+    if resume:
+        made, state = reopen(resume, "ppo", settings, lineage, accept_changes)
+    else:
+        made = Run.create(run, "ppo", settings, lineage, replace)
     with made.guard():
-        train_ppo(settings, training, held, made, track=track)
+        train_ppo(settings, training, held if settings.evaluate_prompts else [], made, track=track, state=state)
     _tell(made, made.metrics()[-1], as_json)
 
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import os
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from manners.errors import MannersError
 from manners.feedback import pairs as pairing
 from manners.feedback.store import Store
-from manners.records import SPLITS, Pair, Prompt
+from manners.records import SPLITS, Judgement, Pair, Prompt
 from manners.runs import Run, file_hash, read_json, read_jsonl
 
 
 def make_pairs(
     store: Store, out: Path, *, seed: int, validation: float, test: float, source: Any, halves: bool
 ) -> dict[str, Any]:
-    """Write the pairs of a store, and with `halves` the two halves of the training prompts; gives the manifest."""
+    """Write the pairs and rankings of a store, and with `halves` those of each half of the training prompts; gives the manifest."""
     judgements = list(store.judgements(source=source))
     made_from = {"judgements": store.content_hash(), "seed": seed, "validation": validation, "test": test}
     splits = pairing.make_pairs(judgements, seed, validation, test)
-    manifest = pairing.write_pairs(out, splits, **made_from)
+    rankings = {split: list(pairing.in_split(judgements, split, seed, validation, test)) for split in SPLITS}
+    manifest = pairing.write_pairs(out, splits, rankings, **made_from)
     if halves:
         parts = pairing.halves(judgements, seed, validation, test)
         for name, part in zip(("first", "second"), parts, strict=True):
             half = [pair for judgement in part for pair in pairing.pairs_of(judgement)]
-            pairing.write_pairs(out / name, {**splits, "train": half}, half=name, **made_from)
+            pairing.write_pairs(
+                out / name, {**splits, "train": half}, {**rankings, "train": part}, half=name, **made_from
+            )
     return manifest
 
 
@@ -45,6 +49,26 @@ def read_prompts(path: Path) -> list[Prompt]:
     return found
 
 
+def prompts_for(named: str, data: Path | None, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to train on and held-out ones: from the file `named`, from the built-in ones ("starter"), else from the pairs in `data`.
+
+    Held-out prompts are the validation split of the pairs where `data` is given, else a tenth of the prompts named (their own
+    split where they have one); those of a test split are left alone.
+    """
+    if not named:
+        splits = [pairing.prompts_of(read_split(data or Path("pairs"), split)) for split in ("train", "validation")]
+        return splits[0], splits[1]
+    if named == "starter":
+        with resources.as_file(resources.files("manners") / "starter" / "judgements.jsonl") as judgements:
+            asked = read_prompts(judgements)
+    else:
+        asked = read_prompts(Path(named))
+    if data:
+        return asked, pairing.prompts_of(read_split(data, "validation"))
+    split = {p.id: pairing.split_of(p, seed, validation=0.1, test=0) for p in asked}
+    return [p for p in asked if split[p.id] == "train"], [p for p in asked if split[p.id] == "validation"]
+
+
 def _prompt(row: dict[str, Any]) -> Prompt:
     prompt = row.get("prompt", row)
     return Prompt.of(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
@@ -58,6 +82,17 @@ def read_split(data: Path, split: str) -> list[Pair]:
             f"{data} holds no {split}.jsonl; make it with `manners pairs --out {data}`, or name another --data"
         )
     return pairing.read_pairs(data / f"{split}.jsonl")
+
+
+def read_rankings(data: Path, split: str) -> list[Judgement]:
+    """The whole rankings of one split of such a folder. Raises MannersError where it holds none."""
+    path = data / pairing.RANKINGS / f"{split}.jsonl"
+    if not path.exists():
+        raise MannersError(
+            f"{data} holds no {pairing.RANKINGS}/{split}.jsonl, which ties and losses over whole rankings need;"
+            f" make it anew with `manners pairs --out {data}`, or set loss=pairs and ties=drop"
+        )
+    return pairing.read_rankings(path)
 
 
 def made_from(run: Path, **sources: Path | str) -> dict[str, Any]:

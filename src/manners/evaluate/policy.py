@@ -27,6 +27,7 @@ from manners.records import Prompt
 from manners.rewards.load import ScorerConfig, load_scorer
 from manners.runs import Run, Track, untracked, write_json
 from manners.sampling.local import LocalSampler
+from manners.text.chat import Chat
 
 
 class EvaluateConfig(Config):
@@ -45,6 +46,7 @@ class JudgedRun(Config):
     model_config = ConfigDict(frozen=True, extra="ignore")
     model: str
     train_layers: TrainLayers
+    max_prompt_tokens: int | None = None
     reward: ScorerConfig = ScorerConfig()
     second_judge: ScorerConfig = ScorerConfig()
 
@@ -103,6 +105,9 @@ def evaluate_run(
         )
     trunk = load_trunk(base_of(folder), settings.train_layers)
     trunk.adapters.load(POLICY, folder)
+    if settings.max_prompt_tokens is not None:
+        chat = Chat(trunk.tokenizer, trunk.context)
+        prompts = [chat.shortened(prompt, settings.max_prompt_tokens) for prompt in prompts]
     reward = load_scorer(settings.reward, trunk, "reward")
     second = load_scorer(settings.second_judge, trunk, "second judge") if settings.second_judge.named else None
     evaluation = {"policy": folder.name, **evaluate_policy(config, trunk, POLICY, prompts, reward, second, track)}

@@ -1,8 +1,9 @@
-"""The database under the store: its address, its tables, its schema, and what it says when something is wrong."""
+"""The database under the store: its address, its schema, its writers, and what it says when something is wrong."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,61 +17,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from manners.errors import MannersError
+from manners.feedback import chain
 
 BUSY_SECONDS = 60.0
 # Any fixed number will do: those who write to one PostgreSQL database wait for each other on it.
 _WRITERS_LOCK = 7_239_046_118
-
-METADATA = sa.MetaData()
-
-
-def _table(name: str, *columns: sa.Column[Any]) -> sa.Table:
-    return sa.Table(
-        name,
-        METADATA,
-        sa.Column("sequence", sa.Integer, sa.Identity(), primary_key=True),
-        sa.Column("id", sa.String(16), nullable=False, unique=True),
-        *columns,
-        sa.Column("created_at", sa.String(40), nullable=False),
-        sqlite_autoincrement=True,
-    )
-
-
-PROMPTS = _table(
-    "prompts",
-    sa.Column("messages", sa.JSON, nullable=False),
-    sa.Column("category", sa.Text, nullable=False),
-    sa.Column("split", sa.String(16), nullable=False),
-)
-COMPLETIONS = _table(
-    "completions",
-    sa.Column("prompt_id", sa.String(16), sa.ForeignKey("prompts.id"), nullable=False, index=True),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("finished", sa.Boolean, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("sampling", sa.JSON, nullable=False),
-    sa.Column("seed", sa.BigInteger),
-)
-RANKINGS = _table(
-    "rankings",
-    sa.Column("prompt_id", sa.String(16), sa.ForeignKey("prompts.id"), nullable=False, index=True),
-    sa.Column("completions", sa.JSON, nullable=False),
-    sa.Column("tiers", sa.JSON, nullable=False),
-    sa.Column("source", sa.String(16), nullable=False),
-    sa.Column("judge", sa.Text, nullable=False),
-    sa.Column("shown", sa.JSON, nullable=False),
-    sa.Column("all_bad", sa.Boolean, nullable=False),
-    sa.Column("seconds", sa.Float),
-    sa.Column("note", sa.Text, nullable=False),
-    sa.Column("supersedes", sa.String(16), index=True),
-)
-IMPORTS = _table(
-    "imports",
-    sa.Column("path", sa.Text, nullable=False),
-    sa.Column("layout", sa.Text, nullable=False),
-    sa.Column("options", sa.JSON, nullable=False),
-    sa.Column("counts", sa.JSON, nullable=False),
-)
+# As many as the threads of a server that read at once.
+_CONNECTIONS = 48
 
 
 @dataclass(frozen=True)
@@ -80,6 +33,9 @@ class Database:
     engine: sa.Engine = field(repr=False)
     place: str
     secret: str = field(default="", repr=False)
+    # The threads of one process stand in line here. The database itself would let them wait as well, but SQLite does so by
+    # asking again at growing intervals, which is slow and unfair among many.
+    _line: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @classmethod
     def open(cls, place: str | Path, create: bool) -> Database:
@@ -94,6 +50,22 @@ class Database:
             database.engine.dispose()
             raise
         return database
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A connection within a transaction of the one writer: kept when the block ends well, else nothing of it is."""
+        if not self._line.acquire(timeout=BUSY_SECONDS):
+            raise MannersError(self._busy())
+        try:
+            with self.explaining(), self.engine.connect() as connection:
+                connection = connection.execution_options(writes=True)
+                with connection.begin():
+                    yield connection
+        finally:
+            self._line.release()
+
+    def _busy(self) -> str:
+        return f"the store {self.place} is busy: another process has been writing for a minute; try again later"
 
     def _prepare(self) -> None:
         with self.explaining(opening=True):
@@ -113,6 +85,7 @@ class Database:
                         config = _alembic_config()
                         config.attributes["connection"] = connection
                         command.upgrade(config, "head")
+                        chain.seal(connection)
 
     def _version(self, connection: sa.Connection, scripts: ScriptDirectory) -> str | None:
         # The schema and its version are made in one transaction: one look at the tables tells whether both are there.
@@ -157,9 +130,7 @@ class Database:
             if "not a database" in reason:
                 message = f"{self.place} is no store (not a SQLite file); name another file"
             elif "database is locked" in reason or "lock timeout" in reason:
-                message = (
-                    f"the store {self.place} is busy: another process has been writing for a minute; try again later"
-                )
+                message = self._busy()
             elif self.engine.dialect.name == "sqlite":
                 message = f"cannot use the store {self.place}: {reason}; free some room or choose another place"
             else:
@@ -212,13 +183,15 @@ def _sqlite_file(url: sa.URL, create: bool) -> sa.URL:
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=8, max_overflow=_CONNECTIONS - 8)
 
     @sa.event.listens_for(engine, "connect")
     def connected(connection: Any, _: object) -> None:
         # The driver's own idea of when a transaction begins is switched off; `begun` says it instead.
         connection.isolation_level = None
         connection.execute("PRAGMA foreign_keys = ON")
+        # What was acknowledged outlives a power cut: every commit reaches the disk before it returns.
+        connection.execute("PRAGMA synchronous = FULL")
 
     @sa.event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
@@ -232,7 +205,7 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
 
 def _postgresql_engine(url: sa.URL) -> sa.Engine:
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True)
+        engine = sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=_CONNECTIONS - 8)
     except ModuleNotFoundError:
         raise MannersError('PostgreSQL needs its driver: pip install "manners[postgres]"') from None
 

@@ -6,16 +6,18 @@ Everything is split by prompt and never by pair: all that is known about one pro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from manners.errors import MannersError
 from manners.records import SPLITS, Completion, Judgement, Pair, Prompt, Split, content_hash
 from manners.runs import file_hash, read_jsonl, write_json, write_jsonl
 
 MANIFEST = "manifest.json"
+RANKINGS = "rankings"
+T = TypeVar("T")
 
 
 def pairs_of(judgement: Judgement) -> list[Pair]:
@@ -24,30 +26,43 @@ def pairs_of(judgement: Judgement) -> list[Pair]:
     Completions 1, 2, 3 ranked 2nd, 1st, 3rd give (2, 1), (2, 3), (1, 3). Ties, equal texts, completions that the
     ranking does not name, and rankings that say `all_bad` give no pairs. Every pair weighs 1/C(K,2) for K named
     completions, so that a ranking counts once however long it is, and less than once when it holds ties, which say less
-    (Ouyang et al. 2022, arXiv:2203.02155, eq. 1). `margin` is the distance in tiers, 1 for neighbours.
+    (Ouyang et al. 2022, arXiv:2203.02155, eq. 1). `margin` is the distance in tiers, 1 for neighbours. Several rankings of
+    the same completions give a pair each, so that together they weigh as their judges' shares: a soft label.
     """
-    ranking = judgement.ranking
-    if ranking.all_bad:
-        return []
+    return [
+        _pair(judgement, chosen, rejected, worse - better)
+        for (better, upper), (worse, lower) in combinations(enumerate(_tiers(judgement)), 2)
+        for chosen in upper
+        for rejected in lower
+        if chosen.text != rejected.text
+    ]
+
+
+def ties_of(judgement: Judgement) -> list[Pair]:
+    """The tied pairs that one ranking contains: what `pairs_of` leaves out, in pairs of `margin` 0 with neither preferred.
+
+    They weigh 1/C(K,2) as well, so that pairs and ties of a ranking together weigh 1. Equal texts, which no judge can tell apart,
+    and rankings that say `all_bad` give none.
+    """
+    return [
+        _pair(judgement, one, other, 0)
+        for tier in _tiers(judgement)
+        for one, other in combinations(tier, 2)
+        if one.text != other.text
+    ]
+
+
+def _tiers(judgement: Judgement) -> list[list[Completion]]:
+    """The completions of each tier, best first; none where the judge found all of them bad."""
     completions = {completion.id: completion for completion in judgement.completions}
-    named = sum(len(tier) for tier in ranking.tiers)
-    pairs = []
-    for (better, upper), (worse, lower) in combinations(enumerate(ranking.tiers), 2):
-        for chosen in upper:
-            for rejected in lower:
-                if completions[chosen].text == completions[rejected].text:
-                    continue
-                pairs.append(
-                    Pair(
-                        judgement.prompt,
-                        completions[chosen],
-                        completions[rejected],
-                        weight=1 / math.comb(named, 2),
-                        margin=float(worse - better),
-                        ranking_id=ranking.id,
-                    )
-                )
-    return pairs
+    tiers = () if judgement.ranking.all_bad else judgement.ranking.tiers
+    return [[completions[completion_id] for completion_id in tier] for tier in tiers]
+
+
+def _pair(judgement: Judgement, chosen: Completion, rejected: Completion, apart: int) -> Pair:
+    ranking = judgement.ranking
+    weight = 1 / math.comb(sum(len(tier) for tier in ranking.tiers), 2)
+    return Pair(judgement.prompt, chosen, rejected, weight, float(apart), ranking.id, ranking.judge)
 
 
 def demonstrations(judgements: Iterable[Judgement]) -> list[tuple[Prompt, Completion]]:
@@ -121,53 +136,83 @@ def halves(
     )
 
 
-def write_pairs(directory: Path, pairs: Mapping[Split, list[Pair]], **made_from: Any) -> dict[str, Any]:
+def write_pairs(
+    directory: Path,
+    pairs: Mapping[Split, Sequence[Pair]],
+    rankings: Mapping[Split, Sequence[Judgement]] | None = None,
+    **made_from: Any,
+) -> dict[str, Any]:
     """Write train.jsonl, validation.jsonl, test.jsonl and manifest.json, and return the manifest.
 
-    The manifest holds `made_from` (seed, shares, the store's content hash: what the caller names) and for each split
-    its file, the number of pairs, rankings and prompts, and the file's hash. It is written last, so that it speaks of
-    whole files. Raises MannersError when there is no pair at all, when a prompt stands in two splits, or when the place
-    cannot be written.
+    `rankings` are the whole judgements behind the pairs; they go to rankings/train.jsonl and so on, for what reads ties and
+    whole orders. The manifest holds `made_from` (seed, shares, the store's content hash: what the caller names) and for each
+    split its file, the number of pairs, rankings and prompts, and the file's hash; the same of the rankings. It is written
+    last, so that it speaks of whole files. Raises MannersError when there is no pair at all, when a prompt stands in two
+    splits, or when the place cannot be written.
     """
-    prompts = {split: {pair.prompt.id for pair in pairs.get(split, ())} for split in SPLITS}
-    if not any(prompts.values()):
+    if not any(pairs.values()):
         raise MannersError(
             "there are no pairs to write: no ranking prefers one completion to another; collect more judgements"
         )
+    _refuse_shared_prompts(pairs)
+    _refuse_shared_prompts(rankings or {})
+    (directory / MANIFEST).unlink(missing_ok=True)
+    splits = {}
+    for split in SPLITS:
+        rows = pairs.get(split, ())
+        counts = {"pairs": len(rows), "rankings": len({pair.ranking_id for pair in rows})}
+        splits[split] = _write_rows(directory, f"{split}.jsonl", rows, **counts)
+    manifest = {"kind": "pairs", "made_from": made_from, "splits": splits}
+    if rankings is not None:
+        manifest[RANKINGS] = {
+            split: _write_rows(directory, f"{RANKINGS}/{split}.jsonl", found, rankings=len(found))
+            for split, found in ((split, rankings.get(split, ())) for split in SPLITS)
+        }
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def _refuse_shared_prompts(rows: Mapping[Split, Sequence[Pair]] | Mapping[Split, Sequence[Judgement]]) -> None:
+    prompts = {split: {row.prompt.id for row in rows.get(split, ())} for split in SPLITS}
     for one, other in combinations(SPLITS, 2):
         if shared := prompts[one] & prompts[other]:
             raise MannersError(
                 f"{len(shared)} prompts are both in {one} and in {other}; split by prompt with make_pairs"
             )
-    (directory / MANIFEST).unlink(missing_ok=True)
-    splits = {}
-    for split in SPLITS:
-        path = directory / f"{split}.jsonl"
-        rows = pairs.get(split, [])
-        write_jsonl(path, (pair.to_json() for pair in rows))
-        splits[split] = {
-            "file": path.name,
-            "pairs": len(rows),
-            "rankings": len({pair.ranking_id for pair in rows}),
-            "prompts": len(prompts[split]),
-            "hash": file_hash(path),
-        }
-    manifest = {"kind": "pairs", "made_from": made_from, "splits": splits}
-    write_json(directory / MANIFEST, manifest)
-    return manifest
+
+
+def _write_rows(
+    directory: Path, name: str, rows: Sequence[Pair] | Sequence[Judgement], **counts: int
+) -> dict[str, Any]:
+    """Write one file and give what the manifest says of it."""
+    write_jsonl(directory / name, (row.to_json() for row in rows))
+    prompts = len({row.prompt.id for row in rows})
+    return {"file": name, **counts, "prompts": prompts, "hash": file_hash(directory / name)}
 
 
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of one file that `write_pairs` wrote. Raises MannersError when it is missing or is something else."""
+    return _read_rows(path, Pair.from_json, "pair")
+
+
+def read_rankings(path: Path) -> list[Judgement]:
+    """The judgements of one file that `write_pairs` wrote. Raises MannersError when it is missing or is something else."""
+    return _read_rows(path, Judgement.from_json, "ranking")
+
+
+def _read_rows(path: Path, read: Callable[[dict[str, Any]], T], what: str) -> list[T]:
     if path.is_dir():
         raise MannersError(f"{path} is a directory; name one of its files, such as {path / 'train.jsonl'}")
-    pairs = []
+    rows = []
     for number, row in enumerate(read_jsonl(path), 1):
         try:
-            pairs.append(Pair.from_json(row))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise MannersError(f"row {number} of {path} is no pair; make the file with `manners pairs`") from None
-    return pairs
+            rows.append(read(row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f" ({error})" if isinstance(error, ValueError) else ""
+            raise MannersError(
+                f"row {number} of {path} is no {what}{why}; make the file with `manners pairs`"
+            ) from None
+    return rows
 
 
 def prompts_of(pairs: Iterable[Pair]) -> list[Prompt]:

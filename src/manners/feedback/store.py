@@ -17,7 +17,6 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +24,10 @@ from typing import Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from manners.feedback.database import COMPLETIONS, IMPORTS, PROMPTS, RANKINGS, Database
+from manners.feedback import chain
+from manners.feedback.clock import iso, now
+from manners.feedback.database import Database
+from manners.feedback.tables import COMPLETIONS, IMPORTS, PROMPTS, RANKINGS
 from manners.records import Completion, Judgement, Message, Prompt, Ranking, Source, content_hash
 
 _BATCH = 500
@@ -106,24 +108,24 @@ class Store:
     # Writing
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything added inside the block is kept together, or not at all when an exception leaves it.
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Everything written inside the block is kept together, or not at all when an exception leaves it.
 
-        Blocks may be nested. There is one writer at a time: the others wait up to a minute for the block to end.
+        Blocks may be nested. There is one writer at a time: the others wait up to a minute for the block to end. What the
+        block adds to the log is linked into the hash chain before it is kept.
         """
         outer = self._open_transaction()
         if outer is not None:
             with outer.begin_nested():
-                yield
+                yield outer
             return
-        with self._database.explaining(), self._database.engine.connect() as connection:
-            connection = connection.execution_options(writes=True)
-            with connection.begin():
-                self._mine.connection = connection
-                try:
-                    yield
-                finally:
-                    self._mine.connection = None
+        with self._database.writing() as connection:
+            self._mine.connection = connection
+            try:
+                yield connection
+                chain.seal(connection)
+            finally:
+                self._mine.connection = None
 
     def add(self, judgements: Iterable[Judgement]) -> Added:
         """Append judgements with their prompts and completions, in one transaction; known ones are passed over.
@@ -139,6 +141,11 @@ class Store:
                 new += self._insert(RANKINGS, [_ranking_row(j) for j in batch])
                 total += len(batch)
         return Added(new, total - new)
+
+    def add_ranking(self, judgement: Judgement) -> bool:
+        """Append a judgement whose prompt and completions are in the store already; False when it is known."""
+        with self.transaction():
+            return self._insert(RANKINGS, [_ranking_row(judgement)]) == 1
 
     def add_completions(self, items: Iterable[tuple[Prompt, Sequence[Completion]]]) -> Added:
         """Append prompts with completions that nobody has judged yet, in one transaction. Counts completions."""
@@ -160,6 +167,23 @@ class Store:
             self._insert(IMPORTS, [row])
 
     # Reading
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read from: the one that this thread has open already, if it has.
+
+        What is read inside the block is of one moment in SQLite; in PostgreSQL every statement sees what was kept before it.
+        """
+        connection = self._open_transaction() or self._mine_reading()
+        if connection is not None:
+            yield connection
+            return
+        with self._database.explaining(), self._database.engine.connect() as connection:
+            self._mine.reading = connection
+            try:
+                yield connection
+            finally:
+                self._mine.reading = None
 
     def judgements(
         self,
@@ -187,7 +211,7 @@ class Store:
         """The log itself, oldest first, from behind place `after`: every judgement with its place and time."""
         ranking = RANKINGS.c
         wanted = []
-        with self._reading() as connection:
+        with self.reading() as connection:
             end = connection.scalar(sa.select(sa.func.max(ranking.sequence))) or 0
         if current_only:
             wanted.append(_is_current(end))
@@ -198,7 +222,7 @@ class Store:
         # only grows, so the part up to `end` is the same for every page.
         while True:
             page = sa.select(RANKINGS).where(ranking.sequence > after, ranking.sequence <= end, *wanted)
-            with self._reading() as connection:
+            with self.reading() as connection:
                 rows = connection.execute(page.order_by(ranking.sequence).limit(_BATCH)).all()
                 events = _assemble(connection, rows)
             if not events:
@@ -208,25 +232,33 @@ class Store:
 
     def prompts(self) -> Iterator[Prompt]:
         """All prompts in the order in which they were added."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(sa.select(PROMPTS).order_by(PROMPTS.c.sequence)).all()
         for row in rows:
             yield _prompt(row)
 
+    def prompt(self, prompt_id: str) -> Prompt:
+        """Raises KeyError for an unknown prompt."""
+        with self.reading() as connection:
+            row = connection.execute(sa.select(PROMPTS).where(PROMPTS.c.id == prompt_id)).one_or_none()
+        if row is None:
+            raise KeyError(prompt_id)
+        return _prompt(row)
+
     def completions(self, prompt_id: str) -> list[Completion]:
         """The completions of one prompt in the order in which they were added; none for an unknown prompt."""
         query = sa.select(COMPLETIONS).where(COMPLETIONS.c.prompt_id == prompt_id).order_by(COMPLETIONS.c.sequence)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [_completion(row) for row in connection.execute(query)]
 
     def imported(self, record_id: str) -> ImportRecord | None:
         """The record of an earlier import of the same content with the same layout and options, if there was one."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(sa.select(IMPORTS).where(IMPORTS.c.id == record_id)).one_or_none()
         return ImportRecord(row.id, row.path, row.layout, row.options, row.counts) if row else None
 
     def counts(self) -> Counts:
-        with self._reading() as connection:
+        with self.reading() as connection:
             sizes = [
                 connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
                 for table in (PROMPTS, COMPLETIONS, RANKINGS, IMPORTS)
@@ -244,7 +276,7 @@ class Store:
             .join(PROMPTS, PROMPTS.c.id == RANKINGS.c.prompt_id)
             .order_by(RANKINGS.c.id)
         )
-        with self._reading() as connection:
+        with self.reading() as connection:
             return content_hash("rankings", [list(row) for row in connection.execute(query)])
 
     # Underneath
@@ -279,20 +311,15 @@ class Store:
         connection: sa.Connection | None = getattr(self._mine, "connection", None)
         return connection
 
+    def _mine_reading(self) -> sa.Connection | None:
+        connection: sa.Connection | None = getattr(self._mine, "reading", None)
+        return connection
+
     def _writing(self) -> sa.Connection:
         connection = self._open_transaction()
         if connection is None:
             raise RuntimeError("writing needs an open transaction")
         return connection
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        connection = self._open_transaction()
-        if connection is not None:
-            yield connection
-            return
-        with self._database.explaining(), self._database.engine.connect() as connection:
-            yield connection
 
 
 def _is_current(end: int | None = None) -> sa.ColumnElement[bool]:
@@ -330,8 +357,8 @@ def _batches(things: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _stamped(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return [{**row, "created_at": now} for row in rows]
+    moment = iso(now())
+    return [{**row, "created_at": moment} for row in rows]
 
 
 def _prompt_row(prompt: Prompt) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Adapters:
 
         `base` names the base model; a folder is written relative to `folder`, so that a tree of runs can be moved as a whole.
         """
-        if base != "starter" and Path(base).is_dir():
+        if base not in ("starter", "tiny-random") and Path(base).is_dir():
             base = os.path.relpath(Path(base).resolve(), folder.resolve())
         config = {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": self.rank[name],

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from manners.errors import MannersError
 from manners.models.adapters import merge_adapter, read_adapter_config
 from manners.models.starter import starter
+from manners.models.tiny import tiny_llama, tiny_tokenizer
 from manners.models.trunk import TrainLayers, Trunk
 
 
@@ -25,8 +26,9 @@ def load_trunk(
 ) -> Trunk:
     """The model as a frozen trunk with room for adapters on its top `train_layers` layers.
 
-    `model`: "starter", a folder with a Hugging Face checkpoint, a run or checkpoint of ours (its adapters are merged into the
-    base), or a Hub id. Weights are read from safetensors only. Raises MannersError for whatever cannot be loaded.
+    `model`: "starter", "tiny-random" (random weights, see models/tiny.py), a folder with a Hugging Face checkpoint, a run or
+    checkpoint of ours (its adapters are merged into the base), or a Hub id. Weights are read from safetensors only. Raises
+    MannersError for whatever cannot be loaded.
     """
     base, adapters = lineage_of(model)
     loaded, tokenizer = _load_plain(base, device, trust_remote_code, say)
@@ -69,12 +71,17 @@ def checkpoint_folder(model: str) -> Path | None:
 
 
 def _load_plain(base: str, device: str, trust_remote_code: bool, say: Callable[[str], None]) -> tuple[Any, Any]:
+    if base == "tiny-random":
+        tokenizer = tiny_tokenizer()
+        return tiny_llama(len(tokenizer)), tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     source = str(starter(say)) if base == "starter" else base
     if ("/" not in source or source.startswith((".", "/"))) and not Path(source).is_dir():
-        raise MannersError(f"model {source!r} does not exist; give a folder, a Hub id such as owner/name, or 'starter'")
+        raise MannersError(
+            f"model {source!r} does not exist; give a folder, a Hub id such as owner/name, 'starter' or 'tiny-random'"
+        )
     place = pick_device() if device == "auto" else torch.device(device)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

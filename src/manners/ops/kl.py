@@ -47,3 +47,12 @@ def shift_penalised_rewards(
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, positions, -1).amax(-1)
     return rewards + torch.where((positions[None] == last[:, None]) & mask, scores[:, None], 0)
+
+
+def importance_weights(logps: Tensor, sampler_logps: Tensor, mask: Tensor, *, cap: float) -> Tensor:
+    """min(π_learner/π_sampler, cap) per token [B, T], 0 outside the mask: truncated importance sampling, for samples of another engine.
+
+    logps: the learner's own log-probabilities of what the sampler drew, sampler_logps: the sampler's; nats. Known value: equal
+    ones give 1. Ionides 2008; Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy RL training").
+    """
+    return torch.where(mask, torch.exp((logps - sampler_logps).clamp(max=20)).clamp(max=cap), 0)

@@ -9,7 +9,7 @@ from manners.report import figures
 from manners.report.curves import Colour
 from manners.report.evidence import Row
 from manners.report.markup import Html, escape, join, tag
-from manners.report.numerals import between, interval, number, percent, plain, signed
+from manners.report.numerals import Interval, between, interval, number, percent, plain, signed
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,21 @@ def row(name: str, *cells: Html | None, class_: str | None = None) -> Html:
 
 
 def strip_table(
-    name: str, first: str, rows: Mapping[str, Row], columns: Sequence[StripColumn], count: tuple[str, str]
+    name: str,
+    first: str,
+    groups: Mapping[str, Mapping[str, Row]],
+    columns: Sequence[StripColumn],
+    count: tuple[str, str],
 ) -> Html:
-    """A table of named rows with a drawn column for each of `columns`; `count`: label and key of how many."""
+    """A table of named rows, in groups that share one scale, with a drawn column for each of `columns`.
+
+    `groups`: heading -> rows, "" for rows without a heading; `count`: label and key of how many.
+    """
+    rows = [values for group in groups.values() for values in group.values()]
     limits = {
         c.value: figures.common_limits(
-            [c.centre, *(number(r.get(c.value)) for r in rows.values())]
-            + [end for r in rows.values() for end in interval(r.get(c.ci)) or ()]
+            [c.centre, *(number(r.get(c.value)) for r in rows)]
+            + [end for r in rows for end in interval(r.get(c.ci)) or ()]
         )
         for c in columns
     }
@@ -82,16 +90,29 @@ def strip_table(
         scale = figures.strip_scale(f"{name}-scale-{c.value}", limits[c.value], c.label, c.share)
         head += [heading(c.label), tag("td", scale, class_="strip")]
     body = []
-    for place, (title, values) in enumerate(rows.items()):
-        cells = [cell(count[0], plain(number(values.get(count[1])), 0))]
-        for c in columns:
-            value, span = number(values.get(c.value)), interval(values.get(c.ci))
-            strip = None
-            if value is not None:
-                label = f"{title}: {c.label}"
-                strip = figures.interval_strip(
-                    f"{name}-{place}-{c.value}", label, value, span, limits[c.value], c.colour, c.centre
-                )
-            cells += [cell(c.label, c.words(values)), tag("td", strip, class_="strip")]
-        body.append(row(title, *cells))
-    return table(name, tag("tr", *head), body)
+    for title, group in groups.items():
+        if title:
+            body.append(tag("tr", tag("th", title, scope="colgroup", colspan=2 + 2 * len(columns)), class_="group"))
+        for label, values in group.items():
+            body.append(_strip_row(f"{name}-{len(body)}", label, values, columns, limits, count))
+    return table("category", tag("tr", *head), body)
+
+
+def _strip_row(
+    name: str,
+    title: str,
+    values: Row,
+    columns: Sequence[StripColumn],
+    limits: Mapping[str, Interval],
+    count: tuple[str, str],
+) -> Html:
+    cells = [cell(count[0], plain(number(values.get(count[1])), 0))]
+    for c in columns:
+        value, span = number(values.get(c.value)), interval(values.get(c.ci))
+        strip = None
+        if value is not None:
+            strip = figures.interval_strip(
+                f"{name}-{c.value}", f"{title}: {c.label}", value, span, limits[c.value], c.colour, c.centre
+            )
+        cells += [cell(c.label, c.words(values)), tag("td", strip, class_="strip")]
+    return row(title, *cells)

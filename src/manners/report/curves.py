@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,12 +16,16 @@ Steps = Sequence[tuple[float, Row]]
 
 @dataclass(frozen=True)
 class Line:
-    """One metric: its key in metrics.jsonl and its name in the legend. `dots`: measured only now and then."""
+    """One metric: its key in metrics.jsonl and its name in the legend.
+
+    `dots`: measured only now and then; `counted`: whole numbers, of which a running mean would say nothing.
+    """
 
     key: str
     label: str
     colour: Colour = "blue"
     dots: bool = False
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,22 +64,66 @@ POLICY: tuple[Panel, ...] = (
     Panel(
         "reward",
         "Reward",
-        "Should climb and then level off, the held-out points with it; where they stay behind, the training prompts "
-        "were learned by heart.",
-        (Axis("mean reward per answer", (_trained("reward", "prompts"), _held_out("heldout_reward", "prompts"))),),
+        "What the judge said, and where that differs what was paid for it. Should climb and then level off, the held-out points with "
+        "it; where they stay behind, the training prompts were learned by heart.",
+        (
+            Axis(
+                "mean reward per answer",
+                (
+                    Line("reward", "training"),
+                    Line("score", "as paid", "green"),
+                    Line("heldout_reward", "held out", "orange", dots=True),
+                ),
+            ),
+        ),
     ),
     Panel(
         "second-judge",
         "The second judge",
         "Never used for training. Should climb with the reward; where it turns down while the reward still climbs, the "
         "policy has begun to please its judge.",
-        (Axis("mean score per answer", (_held_out("heldout_second_judge", "prompts"),)),),
+        (
+            Axis(
+                "mean score per answer",
+                (_trained("second_judge", "prompts"), _held_out("heldout_second_judge", "prompts")),
+            ),
+        ),
+    ),
+    Panel(
+        "disagreement",
+        "Disagreement",
+        "How far the members of the judge differ on the same answer. Should stay about where it was; where it climbs, "
+        "the answers are unlike those that the members learned from.",
+        (Axis("standard deviation over the members, reward", (Line("disagreement", "disagreement"),)),),
     ),
     Panel(
         "kl",
         "Distance from the start",
-        "Should rise quickly and then stay near its target; a climb without end means that moving away is too cheap.",
+        "Should rise and then level off, where going further no longer pays; a climb without end means that moving away "
+        "is too cheap.",
         (Axis("KL, nats per sequence", (_trained("kl", "prompts"), _held_out("heldout_kl", "prompts"))),),
+    ),
+    Panel(
+        "likelihood",
+        "How likely the answers are",
+        "Under the policy itself (π) and under the reference. The gap is the distance per token; where the reference "
+        "falls, the answers leave its language.",
+        (
+            Axis(
+                "log-probability, nats per token",
+                (Line("logp", "log π"), Line("reference_logp", "log π_ref", "orange")),
+            ),
+        ),
+    ),
+    Panel(
+        "beta",
+        "The price of moving away",
+        "The price is fixed. The penalty is the price times the distance, and should stay well below the reward that is "
+        "gained.",
+        (
+            Axis("price β, reward per nat", (Line("beta", "β"),)),
+            Axis("penalty, reward per answer", (Line("shift_penalty", "shift penalty", "orange"),)),
+        ),
     ),
     Panel(
         "entropy",
@@ -85,13 +133,23 @@ POLICY: tuple[Panel, ...] = (
         (Axis("entropy, nats per token", (Line("entropy", "entropy"),)),),
     ),
     Panel(
-        "beta",
-        "The price of moving away",
-        "The controller raises the price while KL is above its target. Should settle, and the penalty should stay well "
-        "below the reward that is gained.",
+        "variety",
+        "Variety and repetition",
+        "Word pairs that differ, of all in the batch: a fall means that answers become alike. Word triples that an "
+        "answer has said before: a rise means that it goes in circles.",
         (
-            Axis("price β, reward per nat", (Line("beta", "β"),)),
-            Axis("penalty, reward per answer", (Line("shift_penalty", "shift penalty", "orange"),)),
+            Axis("distinct word pairs, % of all", (Line("distinct_2", "distinct-2"),), share=True),
+            Axis("repeated word triples, % of all", (Line("repetition", "repetition", "orange"),), share=True),
+        ),
+    ),
+    Panel(
+        "length",
+        "Length and endings",
+        "Length should change only as far as the judges have reason to ask for it, and answers should go on coming to "
+        "an end.",
+        (
+            Axis("answer length, tokens", (Line("length", "length"),)),
+            Axis("finished answers, % of all", (Line("finished", "finished", "orange"),), share=True),
         ),
     ),
     Panel(
@@ -109,16 +167,6 @@ POLICY: tuple[Panel, ...] = (
         ),
     ),
     Panel(
-        "length",
-        "Length and endings",
-        "Length should change only as far as the judges have reason to ask for it, and answers should go on coming to "
-        "an end.",
-        (
-            Axis("answer length, tokens", (Line("length", "length"),)),
-            Axis("finished answers, % of all", (Line("finished", "finished", "orange"),), share=True),
-        ),
-    ),
-    Panel(
         "update",
         "Size of the updates",
         "Usually 5 to 20 % of the tokens reach the clip, and one step moves the policy by less than 0.05 nats; more "
@@ -126,35 +174,38 @@ POLICY: tuple[Panel, ...] = (
         (
             Axis("clipped tokens, % of all", (Line("clip_fraction", "clip fraction"),), share=True),
             Axis("KL to the policy before the step, nats per token", (Line("approx_kl", "approx. KL", "orange"),)),
+            Axis("epochs per step", (Line("epochs", "epochs", counted=True),)),
         ),
     ),
     Panel(
-        "variety",
-        "Variety",
-        "The share of word pairs in the answers that differ from each other. Should stay about where it was; a fall "
-        "means that answers repeat themselves.",
-        (Axis("distinct word pairs, % of all", (Line("distinct_2", "distinct-2"),), share=True),),
-    ),
-    Panel(
         "optimiser",
-        "Policy loss and learning rate",
+        "Losses and learning rate",
         "The policy loss is no measure of progress: it hovers around zero. Only sudden jumps are worth a look.",
         (
             Axis("policy loss, advantage units", (Line("policy_loss", "policy loss"),), levels=((0.0, ""),)),
+            Axis("KL loss, nats per token", (Line("kl_loss", "KL loss", "green"),)),
             Axis("learning rate, per step", (Line("learning_rate", "learning rate", "orange"),)),
         ),
     ),
     Panel(
         "checks",
-        "Two checks",
-        "Before the first update of a step the policy is still the one that sampled, so the ratio must be 1. A "
-        "gradient that jumps goes with steps that were too large.",
+        "Checks",
+        "Before the first update of a step the policy is still the one that sampled, so the ratio must be 1. Jumps of "
+        "the gradient go with steps that were too large; an update is skipped where its numbers are not usable.",
         (
             Axis("first ratio of probabilities", (Line("first_ratio", "first ratio"),), levels=((1.0, ""),)),
             Axis("gradient norm, before it is cut", (Line("gradient_norm", "gradient norm", "orange"),)),
+            Axis("skipped updates per step", (Line("skipped", "skipped", "purple", counted=True),)),
         ),
     ),
 )
+
+# What is true of a run whose price adapts to a KL target.
+_ADAPTIVE: Mapping[str, str] = {
+    "kl": "Should rise quickly and then stay near its target; a climb without end means that moving away is too cheap.",
+    "beta": "The price adapts: the controller raises it while KL is above its target. It should settle, and the penalty "
+    "should stay well below the reward that is gained.",
+}
 
 _RATE = Panel(
     "learning-rate",
@@ -229,7 +280,22 @@ CLASSIFIER: tuple[Panel, ...] = (
 )
 
 # Counters, clocks, second estimates of what is drawn, and numbers that stand in a table.
-_NOT_DRAWN = frozenset({"step", "epoch", "episodes", "seconds", "best", "reward_std", "kl_k3", "value"})
+_NOT_DRAWN = frozenset(
+    {
+        "step",
+        "epoch",
+        "member",
+        "episodes",
+        "seconds",
+        "best",
+        "kl_k3",
+        "value",
+        "reward_std",
+        "score_std",
+        "second_judge_std",
+    }
+    | {"first_approx_kl", "value_clip_fraction"}
+)
 _IN_TABLES = ("validation_accuracy_", "validation_auc/")
 
 
@@ -244,9 +310,16 @@ def panels(kind: str, steps: Steps, kl_levels: tuple[tuple[float, str], ...] = (
             known = SUPERVISED
         case _:
             known = POLICY
-    present = {key for _, row in steps for key, value in row.items() if number(value) is not None}
+    present = {key for _, row in steps for key, value in row.items() if number(value) is not None} - _telling_nothing(
+        steps
+    )
     shown = [_only(panel, present) for panel in known if present & set(panel.keys)]
     shown = [_with_levels(panel, kl_levels) if panel.name == "kl" else panel for panel in shown]
+    if "target" in {name for _, name in kl_levels}:
+        shown = [replace(panel, lesson=_ADAPTIVE.get(panel.name, panel.lesson)) for panel in shown]
+    if any(row.get("rolled_back_to") for _, row in steps):
+        raised = " A roll back of a guard may raise the price."
+        shown = [replace(p, lesson=p.lesson + raised) if p.name == "beta" else p for p in shown]
     planned = {key for panel in known for key in panel.keys}
     unplanned = sorted(k for k in present - planned - _NOT_DRAWN if not k.startswith(_IN_TABLES))
     return (*shown, *(_unplanned(place, key) for place, key in enumerate(unplanned)))
@@ -268,6 +341,13 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
 def _only(panel: Panel, present: set[str]) -> Panel:
     axes = [replace(axis, lines=tuple(line for line in axis.lines if line.key in present)) for axis in panel.axes]
     return replace(panel, axes=tuple(axis for axis in axes if axis.lines))
+
+
+def _telling_nothing(steps: Steps) -> set[str]:
+    """Metrics whose curve would lie on another one or stay at the number in the config."""
+    paid_as_judged = all(number(row.get("score")) in (None, number(row.get("reward"))) for _, row in steps)
+    epochs = {number(row.get("epochs")) for _, row in steps} - {None}
+    return ({"score"} if paid_as_judged else set()) | ({"epochs"} if len(epochs) == 1 else set())
 
 
 def _with_levels(panel: Panel, levels: tuple[tuple[float, str], ...]) -> Panel:

@@ -12,7 +12,7 @@ import yaml
 from manners.config import parse_yaml
 from manners.errors import MannersError
 from manners.report.numerals import number
-from manners.runs import Run, read_json
+from manners.runs import Run, read_json, read_jsonl
 
 Row = Mapping[str, Any]
 ReadT = TypeVar("ReadT")
@@ -26,6 +26,7 @@ class Evidence:
     kind: str
     status: Row
     metrics: Sequence[Row]
+    timings: Sequence[Row]
     samples: Sequence[Row]
     evaluation: Row
     config_text: str
@@ -56,12 +57,16 @@ def gather(run: Run) -> Evidence:
         return mapping(read(name, lambda: read_json(run.path / name)))
 
     lineage = json_file("lineage.json")
+    metrics = mappings(read("metrics.jsonl", run.metrics))
+    timings = mappings(read("timings.jsonl", lambda: read_jsonl(run.path / "timings.jsonl")))
     config_text = read("config.yaml", lambda: (run.path / "config.yaml").read_text(encoding="utf-8")) or ""
     return Evidence(
         name=run.path.resolve().name,
         kind=str(lineage.get("kind", "unknown")),
         status=json_file("status.json"),
-        metrics=mappings(read("metrics.jsonl", run.metrics)),
+        metrics=metrics,
+        # The clock of older runs stands beside their metrics.
+        timings=timings or [row for row in metrics if "phase_seconds" in row],
         samples=mappings(read("samples.jsonl", run.samples)),
         evaluation=json_file("evaluation.json"),
         config_text=config_text,

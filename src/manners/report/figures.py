@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from manners.report.curves import Axis, Colour, Line, Panel, Steps, points, running_mean
 from manners.report.markup import Html, tag
-from manners.report.numerals import MINUS, Interval, number, percent, plain
+from manners.report.numerals import Interval, number, percent, plain, short
 from manners.report.svg import COLOURS, drawing, svg
 
 # Sizes in pixels of the page at its natural width; a figure grows and shrinks with its column.
@@ -25,10 +25,13 @@ _DASHES, _DOTS = (0, (4, 3)), (0, (2, 3))
 _SMALL: Mapping[str, Any] = {"fontsize": 9.5, "color": COLOURS["muted"]}
 
 
-def curve_panel(panel: Panel, steps: Steps, kept: float | None = None) -> Html:
+def curve_panel(
+    panel: Panel, steps: Steps, kept: float | None = None, alarms: Mapping[str, Sequence[float]] | None = None
+) -> Html:
     """One panel of curves over steps: every number, and a running mean where they are many and noisy.
 
-    `kept` marks the step whose weights were kept. Line of metric KEY: id curve-PANEL-data-KEY.
+    `kept` marks the step whose weights were kept, a triangle each of the steps in `alarms` of a metric. Line of metric
+    KEY: id curve-PANEL-data-KEY; its triangles: curve-PANEL-alarm-KEY.
     """
     rows = len(panel.axes)
     high = ONE_HIGH if rows == 1 else 40 + EACH_HIGH * rows
@@ -38,9 +41,13 @@ def curve_panel(panel: Panel, steps: Steps, kept: float | None = None) -> Html:
         told = []
         for row, (axes, axis) in enumerate(zip(grid, panel.axes, strict=True)):
             told += [_curve(axes, steps, line, axis.share) for line in axis.lines]
+            told += [
+                words for line in axis.lines if (words := _alarms(axes, steps, line, (alarms or {}).get(line.key)))
+            ]
             _levels(axes, axis, steps, row)
             if kept is not None:
                 axes.axvline(kept, color=COLOURS["muted"], linewidth=1, linestyle=_DOTS, gid=f"kept-{row}")
+            _open_up(axes, counted=any(line.counted for line in axis.lines))
             _dress(axes, axis.unit, axis.share)
             if len(axis.lines) > 1:
                 _legend(axes, len(axis.lines))
@@ -82,7 +89,7 @@ def strip_scale(name: str, limits: Interval, unit: str, share: bool = False) -> 
         figure, axes = _strip(limits)
         for value in MaxNLocator(nbins=4, steps=[1, 2, 5, 10]).tick_values(*limits):
             if limits[0] <= value <= limits[1]:
-                words = percent(value) if share else _short(round(float(value), 9))
+                words = percent(value) if share else short(round(float(value), 9))
                 axes.text(value, 0, words, ha="center", va="center", fontsize=10, color=COLOURS["muted"])
         return svg(figure, name, "Scale", f"from {plain(limits[0])} to {plain(limits[1])}, {unit}")
 
@@ -104,10 +111,14 @@ def reliability(name: str, bins: Sequence[Mapping[str, Any]]) -> Html:
             axes.plot([sure, sure], wilson(right, n), color=COLOURS["blue"], linewidth=1.6, alpha=0.55)
             axes.plot([sure], [right], "o", markersize=5 + 9 * (n / most) ** 0.5, color=COLOURS["blue"],
                       markeredgecolor=COLOURS["paper"], markeredgewidth=1, gid=f"bin-{place}")  # fmt: skip
-        axes.set_xlim(left - 0.02, 1.02)
-        axes.annotate(
-            "sure and right", (0.99, 0.99), xytext=(-14, -3), textcoords="offset points", ha="right", **_SMALL
-        )
+            beside = 5 + 4.5 * (n / most) ** 0.5
+            axes.annotate(f"{n:g}", (sure, right), xytext=(beside, -9), textcoords="offset points", **_SMALL)
+        axes.set_xlim(left - 0.02, 1.04)
+        for words, x, y, side in (
+            ("less sure than right", 0.03, 0.86, "left"),
+            ("surer than right", 0.98, 0.05, "right"),
+        ):
+            axes.text(x, y, words, transform=axes.transAxes, ha=side, **_SMALL)
         _dress(axes, "how often it is right, % of judgements", share=True)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f}"))
         axes.set_xlabel("how sure it says it is, %")
@@ -180,21 +191,37 @@ def _bin(values: Mapping[str, Any]) -> tuple[float, float, float] | None:
 def _curve(axes: Any, steps: Steps, line: Line, share: bool) -> str:
     """Draw one line and say in words what it shows."""
     xs, ys = points(steps, line.key)
-    key = re.sub(r"[^\w-]", "-", line.key)
     look: dict[str, Any] = {"color": COLOURS[line.colour]}
     if line.dots:
         axes.plot(xs, ys, linewidth=1.4, alpha=0.55, **look)
         axes.plot(xs, ys, "s", markersize=5.5, markeredgecolor=COLOURS["paper"], markeredgewidth=0.8,
-                  gid=f"data-{key}", label=line.label, **look)  # fmt: skip
-    elif _is_noisy(ys):
-        axes.plot(xs, ys, linewidth=1, alpha=0.4, gid=f"data-{key}", **look)
-        axes.plot(xs, _smooth(ys), linewidth=2.2, gid=f"mean-{key}", label=line.label, **look)
+                  gid=f"data-{_id(line)}", label=line.label, **look)  # fmt: skip
+    elif not line.counted and _is_noisy(ys):
+        axes.plot(xs, ys, linewidth=1, alpha=0.4, gid=f"data-{_id(line)}", **look)
+        axes.plot(xs, _smooth(ys), linewidth=2.2, gid=f"mean-{_id(line)}", label=line.label, **look)
     else:
         marker = "o" if len(ys) < 15 else ""
-        axes.plot(xs, ys, linewidth=1.8, marker=marker, markersize=3.5, gid=f"data-{key}", label=line.label, **look)
+        axes.plot(
+            xs, ys, linewidth=1.8, marker=marker, markersize=3.5, gid=f"data-{_id(line)}", label=line.label, **look
+        )
     first, last, low, high = (percent(y, 1) if share else plain(y) for y in (ys[0], ys[-1], min(ys), max(ys)))
     ends = f"{first} at step {xs[0]:g}, {last} at step {xs[-1]:g}"
     return f"{line.label}: {ends}, lowest {low}, highest {high}, {len(ys)} points."
+
+
+def _id(line: Line) -> str:
+    return re.sub(r"[^\w-]", "-", line.key)
+
+
+def _alarms(axes: Any, steps: Steps, line: Line, alarms: Sequence[float] | None) -> str | None:
+    """A triangle above the curve at each step at which a guard gave alarm."""
+    found = [(x, y) for x, row in steps if x in (alarms or ()) and (y := number(row.get(line.key))) is not None]
+    if not found:
+        return None
+    xs, ys = [x for x, _ in found], [y for _, y in found]
+    axes.plot(xs, ys, "v", markersize=8, color=COLOURS["ink"], markeredgecolor=COLOURS["paper"], markeredgewidth=1,
+              gid=f"alarm-{_id(line)}")  # fmt: skip
+    return f"Alarm at step {', '.join(f'{x:g}' for x in xs)}."
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -242,12 +269,22 @@ def _legend(axes: Any, lines: int) -> None:
     )
 
 
+def _open_up(axes: Any, counted: bool) -> None:
+    """No scale so fine that it shows rounding errors only; one of counts begins at 0 and reaches 1."""
+    low, high = axes.get_ylim()
+    middle = abs(low + high) / 2
+    if counted:
+        axes.set_ylim(0, max(high, 1.05))
+    elif high - low < 1e-4 * middle:
+        axes.set_ylim(low - 0.01 * middle, high + 0.01 * middle)
+
+
 def _dress(axes: Any, unit: str, share: bool = False) -> None:
     """The unit above the axis, where it can be read without turning the head, and ticks at round numbers."""
     left = -LEFT / (WIDTH - LEFT - RIGHT)
     axes.set_title(unit, loc="left", x=left, fontsize=10.5, color=COLOURS["muted"], pad=7)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g}" if share else _short(y)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g}" if share else short(y)))
     low, high = axes.get_ylim()
     if share and low >= -0.2 and high <= 1.2:
         axes.set_ylim(max(low, -0.02), min(high, 1.03))
@@ -256,13 +293,6 @@ def _dress(axes: Any, unit: str, share: bool = False) -> None:
 def _count_steps(axes: Any) -> None:
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-
-
-def _short(value: float) -> str:
-    if value and not 1e-3 <= abs(value) < 1e5:
-        digits, power = f"{value:.2e}".split("e")
-        return f"{digits.rstrip('0').rstrip('.')}e{int(power)}".replace("-", MINUS)
-    return f"{value:.6g}".replace("-", MINUS)
 
 
 def _canvas(width: float, high: float) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from manners.report import verdict
+from manners.report import guards, verdict
 from manners.report.curves import Steps
 from manners.report.evidence import Evidence, by_step, kl_budget
 from manners.report.markup import Html, join, tag
@@ -17,6 +17,8 @@ KINDS = {
     "classifier": "Classifier",
     "unknown": "Run of unknown kind",
 }
+# Why a run may end before its last step, apart from guards.
+EARLY = {"KL budget": "its KL budget was spent", "target reward": "its target reward was reached"}
 # A number, what it is, and how sure it is.
 Tile = tuple[str, str, str]
 
@@ -25,6 +27,8 @@ def headline(evidence: Evidence) -> Html:
     """The verdict, the sentences behind it, the numbers that carry it, and what is worth a second look."""
     steps = by_step(evidence.metrics)
     said = _verdict(evidence, steps)
+    acted, why = guards.interventions(steps)
+    title = f"{acted}. {said.headline}" if acted else said.headline
     warned = verdict.signs(evidence.evaluation, steps) if evidence.is_policy else ()
     return tag(
         "header",
@@ -35,8 +39,13 @@ def headline(evidence: Evidence) -> Html:
             tag("b", evidence.name),
             class_="eyebrow",
         ),
-        tag("h1", tag("span", MARKS[said.tone], class_="mark", aria_hidden="true"), tag("span", said.headline)),
-        tag("div", *(tag("p", reason) for reason in said.reasons), class_="reasons"),
+        tag("h1", tag("span", MARKS[said.tone], class_="mark", aria_hidden="true"), tag("span", title)),
+        tag(
+            "div",
+            *(tag("p", sentence, class_="acted") for sentence in why),
+            *(tag("p", r) for r in said.reasons),
+            class_="reasons",
+        ),
         _tiles(evidence),
         _watch(warned),
         _state(evidence, steps),
@@ -115,6 +124,8 @@ def _watch(warned: Sequence[str]) -> Html | None:
 def _state(evidence: Evidence, steps: Steps) -> Html:
     status = str(evidence.status.get("status", "unknown"))
     reached = f" at step {steps[-1][0]:g}" if steps else ""
+    if steps and (early := EARLY.get(str(steps[-1][1].get("stopped")))):
+        reached += f", {early}"
     words = {
         "finished": f"Finished{reached}",
         "interrupted": f"Interrupted{reached}; what follows is what the run had left by then",

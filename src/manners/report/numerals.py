@@ -59,6 +59,14 @@ def percent(share: float | None, places: int = 0) -> str:
     return NOTHING if share is None else f"{plain(100 * share, places)}\u00a0%"
 
 
+def short(value: float) -> str:
+    """The shortest way to write a round number: "0.5", "−20", "1e−5"."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        digits, power = f"{value:.2e}".split("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(power)}".replace("-", MINUS)
+    return f"{value:.6g}".replace("-", MINUS)
+
+
 def between(span: Interval | None, places: int | None = None, sign: bool = False) -> str:
     """An interval in words: "0.61 to 0.72"; with `sign`, "+0.61 to +0.72"."""
     if span is None:

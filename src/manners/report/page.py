@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from manners.report import judges, lineage, sections
-from manners.report.evidence import gather
+from manners.report import guards, judges, lineage, sections
+from manners.report.evidence import by_step, gather
 from manners.report.headline import headline
 from manners.report.markup import Html, join, tag, verbatim
 from manners.runs import Run, write_text
@@ -39,7 +39,9 @@ def build_report(run: Run, related: Mapping[str, Run]) -> str:
         parts.append(judges.judge(evidence, "judge", "How well it judges", own=True))
     else:
         parts += [sections.categories(evidence), sections.before_and_after(evidence)]
-    parts += [sections.curves(evidence), sections.time_by_phase(evidence), sections.along_the_way(evidence)]
+    if evidence.is_policy:
+        parts.append(guards.guards(evidence.config, by_step(evidence.metrics)))
+    parts += [sections.curves(evidence), sections.rollouts(evidence), sections.time_by_phase(evidence)]
     for place, (name, source) in enumerate(related.items()):
         found = gather(source)
         if "/" not in name and found.kind in judges.KINDS:
@@ -49,12 +51,15 @@ def build_report(run: Run, related: Mapping[str, Run]) -> str:
 
 
 def _document(title: str, top: Html, body: Html) -> str:
-    style, script = _own_file("styles.css"), _own_file("report.js")
-    # Nothing may be loaded, and of scripts only this one runs, even if some text should ever slip past the escaping.
+    style, scripts = (
+        _own_file("styles.css") + _own_file("microscope.css"),
+        [_own_file("lists.js"), _own_file("microscope.js")],
+    )
+    # Nothing may be loaded, and of scripts only these run, even if some text should ever slip past the escaping.
     allowed = {
         "default-src": "'none'",
         "style-src": "'unsafe-inline'",
-        "script-src": f"'sha256-{_digest(script)}'",
+        "script-src": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
         "base-uri": "'none'",
         "form-action": "'none'",
     }
@@ -68,7 +73,7 @@ def _document(title: str, top: Html, body: Html) -> str:
         tag("title", title),
         verbatim("style", style),
     )
-    page = tag("body", tag("main", top, body), verbatim("script", script))
+    page = tag("body", tag("main", top, body), *(verbatim("script", script) for script in scripts))
     return "<!doctype html>\n" + tag("html", head, page, lang="en") + "\n"
 
 

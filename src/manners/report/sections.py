@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from manners.report import answers, figures, verdict
 from manners.report.blocks import StripColumn, cell, heading, missing, row, section, strip_table, table
 from manners.report.curves import Colour, panels
 from manners.report.evidence import Evidence, Row, by_step, kl_levels, mapping, mappings
+from manners.report.guards import fired
 from manners.report.markup import Html, tag
+from manners.report.microscope import microscope
 from manners.report.numerals import between, decimals, duration, interval, number, percent, plain, signed
+from manners.report.rollouts import read_rollouts
 
 # Numbers of an evaluation that are shares of 0 to 1, shown as percentages.
 SHARES = frozenset({"finished", "distinct_2", "accuracy"})
@@ -127,7 +129,7 @@ def categories(evidence: Evidence) -> Html | None:
         "Did every kind of prompt gain, or only some? A hollow dot means that chance is not ruled out; few prompts "
         "give wide intervals."
     )
-    filled = strip_table("category", "Category", rows, columns, ("Prompts", "n"))
+    filled = strip_table("category", "Category", {"": rows}, columns, ("Prompts", "n"))
     return section("categories", "By kind of prompt", lede, filled)
 
 
@@ -146,11 +148,18 @@ def curves(evidence: Evidence) -> Html:
         lede += (
             f" The dotted upright line marks step {kept:g}, whose weights were kept as the best on held-out prompts."
         )
+    if any(number(values.get("member")) for _, values in steps):
+        lede += " The members of the ensemble were trained one after another, and so stand their curves."
+    alarms: dict[str, list[float]] = {}
+    for alarm in fired(steps):
+        alarms.setdefault(alarm.metric, []).append(alarm.step)
+    if alarms:
+        lede += " A triangle is an alarm of a guard."
     drawn = [
         tag(
             "figure",
             tag("figcaption", tag("h3", panel.title), tag("p", panel.lesson)),
-            figures.curve_panel(panel, steps, kept),
+            figures.curve_panel(panel, steps, kept, alarms),
         )
         for panel in shown
     ]
@@ -159,7 +168,7 @@ def curves(evidence: Evidence) -> Html:
 
 def time_by_phase(evidence: Evidence) -> Html | None:
     """Where the time of the steps went."""
-    timed = [(x, phases) for x, values in by_step(evidence.metrics) if (phases := mapping(values.get("phase_seconds")))]
+    timed = [(x, phases) for x, values in by_step(evidence.timings) if (phases := mapping(values.get("phase_seconds")))]
     if not timed:
         return None
     names = list(dict.fromkeys(str(name) for _, phases in timed for name in phases))
@@ -198,15 +207,19 @@ def before_and_after(evidence: Evidence) -> Html | None:
     return section("answers", title, None, missing("No answers were compared.", hint))
 
 
-def along_the_way(evidence: Evidence) -> Html | None:
-    """The answers that the run wrote down while it trained."""
-    title = "Answers along the way"
-    rows: Sequence[Row] = [values for values in evidence.samples if number(values.get("step")) is not None]
-    if rows:
-        return section("sampled", title, "What the model answered at some of its steps.", answers.along_the_way(rows))
+def rollouts(evidence: Evidence) -> Html | None:
+    """The answers that the run wrote down while it trained, open to the token."""
+    title = "Under the microscope"
+    found = read_rollouts(evidence.samples)
+    if found:
+        traced = any(rollout.trace for rollout in found)
+        lede = "Answers that the model gave while it trained. "
+        lede += "Open one to see what the update saw of every token. " if traced else ""
+        lede += "To look for reward hacking, read the largest rewards, and where the judges disagree."
+        return section("microscope", title, lede, microscope(found, evidence.config))
     if not evidence.is_policy:
         return None
-    return section("sampled", title, None, missing("The run has left no samples.jsonl."))
+    return section("microscope", title, None, missing("The run has left no samples.jsonl."))
 
 
 def made_from(evidence: Evidence, tree: Html) -> Html:

@@ -224,6 +224,7 @@ def judge_verdict(evaluation: Row) -> Verdict:
     if longer is not None:
         meaning = "it has learned more than length" if beats_length else "it may know little but length"
         reasons.append(f"Always choosing the longer answer would agree with {percent(longer, 1)}: {meaning}.")
+    reasons += _length_matched(evaluation.get("length_matched"))
     lean = number(evaluation.get("length_correlation"))
     if lean is not None and abs(lean) >= 0.5:
         liking = "longer" if lean > 0 else "shorter"
@@ -264,6 +265,16 @@ def classifier_verdict(evaluation: Row) -> Verdict:
 
 def _sure(span: tuple[float, float] | None) -> str:
     return f" (95 % interval {between((100 * span[0], 100 * span[1]), 1)}\u00a0%)" if span else ", without an interval"
+
+
+def _length_matched(found: Any) -> list[str]:
+    """What is left of the accuracy where length cannot help."""
+    values = found if isinstance(found, Mapping) else {}
+    accuracy, span = number(values.get("accuracy")), interval(values.get("ci"))
+    if accuracy is None:
+        return []
+    doubt = "" if span is None or span[0] > 0.5 else ", which is not clearly more than a coin"
+    return [f"Where both answers are of nearly equal length it agrees with {percent(accuracy, 1)}{_sure(span)}{doubt}."]
 
 
 def _confidence(error: Any) -> list[str]:

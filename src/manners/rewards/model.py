@@ -6,9 +6,9 @@ better (measured in docs/log.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -55,32 +55,15 @@ class RewardModel:
         rewards: Tensor = self.head(self.features(packed, states))
         return rewards
 
-    @torch.no_grad()
     def score(self, rollouts: Rollouts, max_tokens: int = 8192) -> Tensor:
         """Scores [B] of rollouts. Token for token and state for state what was sampled, where sampler and judge share a trunk."""
-        if rollouts.trunk is not self.trunk:
-            return self.score_texts(rollouts.prompts, rollouts.completions, max_tokens)
-        scores = torch.zeros(len(rollouts), device=rollouts.tokens.device)
-        with self.trunk.adapters.using(self.adapter):
-            for index, part in rollouts.micro_batches(max_tokens):
-                hidden = self.trunk.hidden(part.states)
-                last = hidden[torch.arange(len(part)), part.lengths - 1]
-                scores[index] = self.head(
-                    last if self.read == "last" else _mean(hidden, part.response_mask[:, None])[:, 0]
-                )
-        return (scores - self.mean) / self.std
+        return score_rollouts([self], rollouts, max_tokens)[:, 0]
 
-    @torch.no_grad()
     def score_texts(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], max_tokens: int = 8192
     ) -> Tensor:
         """Scores [N] of completions[i] as answers to prompts[i]."""
-        rows = [self.chat.judged(p, [c]) for p, c in zip(prompts, completions, strict=True)]
-        scores = torch.zeros(len(rows))
-        for index in split_by_tokens(torch.tensor([len(p) + len(c[0]) for p, c in rows]), max_tokens):
-            packed = pack_rows([rows[i] for i in index.tolist()]).to(self.trunk.device)
-            scores[index] = self.raw(packed, self.trunk.states(packed))[:, 0].cpu()
-        return (scores - self.mean) / self.std
+        return score_texts([self], prompts, completions, max_tokens)[:, 0]
 
     def save(self, path: Path) -> None:
         """Write adapter (peft's format), head and manners.json with the normalisation into the folder `path`, all or nothing."""
@@ -101,22 +84,75 @@ class RewardModel:
 
         Raises MannersError for a folder that holds no reward model.
         """
-        if (folder / "lineage.json").exists():
-            folder = folder / "checkpoints" / "final"
+        return cls.load_among(folder, [] if trunk is None else [trunk], adapter)
+
+    @classmethod
+    def load_among(cls, folder: Path, trunks: Sequence[Trunk], adapter: str) -> RewardModel:
+        """The reward model in `folder`, on the first of `trunks` that is the very base it was trained on, else on one of its own."""
+        folder = final_checkpoint(folder)
         if not (folder / "head.safetensors").exists():
             raise MannersError(f"{folder} holds no reward model; train one with `manners train reward`")
         facts = read_json(folder / "manners.json")
-        if trunk is None or trunk.train_layers != facts["train_layers"] or trunk.fingerprint != facts["base"]:
-            base = base_of(folder)
-            trunk = load_trunk(base, facts["train_layers"])
-            if trunk.fingerprint != facts["base"]:
-                raise MannersError(
-                    f"the reward model in {folder} was trained on other weights than {base} now has; train it again"
-                )
+        fitting = (t for t in trunks if t.train_layers == facts["train_layers"] and t.fingerprint == facts["base"])
+        trunk = next(fitting, None) or _own_trunk(folder, facts)
         trunk.adapters.load(adapter, folder)
         head = ScalarHead(trunk.width)
         head.load_state_dict(read_tensors(folder / "head.safetensors"))
         return cls(trunk, adapter, head.to(trunk.device), facts["read"], float(facts["mean"]), float(facts["std"]))
+
+
+@torch.no_grad()
+def score_rollouts(models: Sequence[RewardModel], rollouts: Rollouts, max_tokens: int = 8192) -> Tensor:
+    """Scores [B, M] of rollouts by reward models that share a trunk: from the rollouts' own states where that trunk sampled them."""
+    trunk = models[0].trunk
+    if rollouts.trunk is not trunk:
+        return score_texts(models, rollouts.prompts, rollouts.completions, max_tokens).to(rollouts.tokens.device)
+    scores = torch.zeros(len(rollouts), len(models), device=rollouts.tokens.device)
+    for index, part in rollouts.micro_batches(max_tokens):
+        for column, model in enumerate(models):
+            with trunk.adapters.using(model.adapter):
+                hidden = trunk.hidden(part.states)
+            last = hidden[torch.arange(len(part)), part.lengths - 1]
+            scores[index, column] = model.head(
+                last if model.read == "last" else _mean(hidden, part.response_mask[:, None])[:, 0]
+            )
+    return _normalise(scores, models)
+
+
+@torch.no_grad()
+def score_texts(
+    models: Sequence[RewardModel], prompts: Sequence[Prompt], completions: Sequence[Completion], max_tokens: int = 8192
+) -> Tensor:
+    """Scores [N, M] of completions[i] as answers to prompts[i] by reward models that share a trunk; branch states are computed once."""
+    trunk, chat = models[0].trunk, models[0].chat
+    rows = [chat.judged(p, [c]) for p, c in zip(prompts, completions, strict=True)]
+    scores = torch.zeros(len(rows), len(models))
+    for index in split_by_tokens(torch.tensor([len(p) + len(c[0]) for p, c in rows]), max_tokens):
+        packed = pack_rows([rows[i] for i in index.tolist()]).to(trunk.device)
+        states = trunk.states(packed)
+        for column, model in enumerate(models):
+            scores[index, column] = model.raw(packed, states)[:, 0].cpu()
+    return _normalise(scores, models)
+
+
+def final_checkpoint(folder: Path) -> Path:
+    """The final checkpoint of a run; any other folder is one already."""
+    return folder / "checkpoints" / "final" if (folder / "lineage.json").exists() else folder
+
+
+def _normalise(scores: Tensor, models: Sequence[RewardModel]) -> Tensor:
+    return torch.stack([(scores[:, i] - model.mean) / model.std for i, model in enumerate(models)], 1)
+
+
+def _own_trunk(folder: Path, facts: Mapping[str, Any]) -> Trunk:
+    """The base that the reward model in `folder` was trained on, loaded anew. Raises MannersError where it has other weights now."""
+    base = base_of(folder)
+    trunk = load_trunk(base, facts["train_layers"])
+    if trunk.fingerprint != facts["base"]:
+        raise MannersError(
+            f"the reward model in {folder} was trained on other weights than {base} now has; train it again"
+        )
+    return trunk
 
 
 def _mean(hidden: Tensor, masks: Tensor) -> Tensor:

@@ -87,6 +87,10 @@ class LocalSampler:
                     rows[i] = row
         return self._rollouts(prompts, encoded, rows, {"max_tokens": max_tokens, "temperature": temperature}, seed)
 
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        return self.chat.pieces(tokens)
+
     def _decode(
         self, prompts: list[list[int]], max_tokens: int, temperature: float, streams: list[torch.Generator]
     ) -> list[tuple[list[int], Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -41,6 +41,23 @@ class Chat:
                 f" tokens: {prompt.text[:60]!r}; shorten or remove it"
             )
         return ids
+
+    def shortened(self, prompt: Prompt, limit: int) -> Prompt:
+        """The prompt, or, where it has more than `limit` tokens, one whose last message ends at an earlier line break.
+
+        As Stiennon et al. 2020 (arXiv 2009.01325) cut posts. Raises MannersError where no line break is early enough.
+        """
+        *before, last = prompt.messages
+        lines = last.content.split("\n")
+        for count in range(len(lines), 0, -1):
+            content = "\n".join(lines[:count])
+            if content.strip():
+                shorter = replace(prompt, messages=(*before, replace(last, content=content)))
+                if len(self._rendered(shorter)) <= limit:
+                    return shorter
+        raise MannersError(
+            f"the prompt {prompt.text[:60]!r} has more than {limit} tokens and no line break to cut it at; shorten or remove it"
+        )
 
     def judged(
         self,
@@ -87,3 +104,7 @@ class Chat:
         ids = list(response[:-1]) if response and response[-1] == self.end else list(response)
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself; marks are shown as they are written."""
+        return [self.tokenizer.decode([i], skip_special_tokens=False, clean_up_tokenization_spaces=False) for i in ids]

@@ -1,0 +1,62 @@
+"""`manners serve`: the feedback app on this machine, or for a team behind a proxy."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+
+from manners.errors import MannersError
+from manners.feedback.people import People
+from manners.feedback.store import Store
+from manners.web import WebSettings, create_app
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where the app is, and the link for the first admin while there is none."""
+
+    url: str
+    admin_link: str
+
+
+def serve(db: str, host: str, port: int, public_url: str, ready: Callable[[Served], None]) -> None:
+    """Serve the store at `db` until interrupted. `ready` is told the address once the port is taken; port 0 takes a free one.
+
+    Raises MannersError when the store or the port cannot be had.
+    """
+    with Store.open(db) as store, _listening(host, port) as listening:
+        url = public_url or f"http://{_shown(host)}:{listening.getsockname()[1]}"
+        settings = WebSettings(public_url=url)
+        app = create_app(store, settings)
+        token = People(store).first_admin()
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=65)
+        )
+        # A writer gives the interpreter away with each of its statements, and others wait for the writer: it has to come back soon,
+        # not after the usual 5 milliseconds.
+        sys.setswitchinterval(0.0005)
+        ready(Served(url, f"{url.rstrip('/')}/invite/{token}" if token else ""))
+        server.run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(512)
+    except OSError as error:
+        listening.close()
+        raise MannersError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another port with --port"
+        ) from None
+    return listening
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

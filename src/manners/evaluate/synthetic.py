@@ -1,0 +1,110 @@
+"""A made-up world in which the true reward is known: prompts of a few letters, decoders with random weights, and a gold reward.
+
+Everything is drawn from seeds, so that the same settings give the same world.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manners.batches import Rollouts
+from manners.models.tiny import tiny_tokenizer
+from manners.models.trunk import Trunk
+from manners.records import Prompt
+
+ALPHABET = string.ascii_lowercase + " "
+PROMPT_LETTERS = 4
+CONTEXT = 64
+WAVES = 512  # random Fourier features: the kernel is met to about 1/√WAVES
+
+
+def draw_prompts(count: int, seed: int) -> list[Prompt]:
+    """Prompts of four random letters."""
+    generator = torch.Generator().manual_seed(seed)
+    letters = torch.randint(len(string.ascii_lowercase), (count, PROMPT_LETTERS), generator=generator)
+    return [Prompt.of("".join(ALPHABET[i] for i in row)) for row in letters.tolist()]
+
+
+def random_decoder(width: int, seed: int, *, layers: int = 2) -> Any:
+    """A Llama decoder with random weights, `width` (a multiple of 8) wide, for the tokens of `tiny_tokenizer(ALPHABET)`.
+
+    Embeddings are large (deviation 1) beside what the layers add (weights of deviation 0.1): which token it is reaches the top,
+    so that a reward model has something to learn from. The output head's deviation √2/√width gives logits of deviation √2,
+    that is an entropy of some 2.6 of the log 32 = 3.5 nats there could be.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = len(tiny_tokenizer(ALPHABET))
+    config = LlamaConfig(
+        vocab_size=size, bos_token_id=None, eos_token_id=0, pad_token_id=None, hidden_size=width, intermediate_size=2 * width,
+        num_hidden_layers=layers, num_attention_heads=width // 8, num_key_value_heads=width // 8, head_dim=8,
+        max_position_embeddings=CONTEXT, initializer_range=0.1, tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        model.get_input_embeddings().weight.normal_()
+        model.get_output_embeddings().weight.normal_(std=math.sqrt(2 / width))
+    return model.eval()
+
+
+def save_decoder(folder: Path, width: int, seed: int) -> Path:
+    """Write `random_decoder` with its tokenizer into `folder` as a Hugging Face checkpoint; gives the folder."""
+    random_decoder(width, seed).save_pretrained(folder)
+    tiny_tokenizer(ALPHABET).save_pretrained(folder)
+    return folder
+
+
+class GoldReward:
+    """The true reward of this world: a draw from a Gaussian process over `qualities` of an answer, as random as `seed` makes it.
+
+    A quality is a random direction of what a random decoder, mean over the answer's tokens, makes of prompt and answer, in units
+    of its standard deviation over reference answers, and independent of the other qualities. The process has a
+    squared-exponential kernel that reaches `reach` such units: nearly linear for one who sees ordinary answers only, bending as
+    one goes further, and back to the average far away: too much of a good thing is none. Drawn by random Fourier features
+    (Rahimi & Recht 2007). Scores have mean 0 and deviation 1 on the reference answers.
+    """
+
+    def __init__(
+        self, seed: int, reference: Rollouts, *, qualities: int = 4, reach: float = 1.5, width: int = 32
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.trunk = Trunk(random_decoder(width, generator.initial_seed() + 1), tiny_tokenizer(ALPHABET), "all", "gold")
+        self.directions = torch.randn(width, qualities, generator=generator)
+        self.centre = torch.zeros(qualities)
+        self.frequencies = torch.randn(qualities, WAVES, generator=generator) / reach
+        self.phases = 2 * math.pi * torch.rand(WAVES, generator=generator)
+        self.amplitudes = torch.randn(WAVES, generator=generator) * math.sqrt(2 / WAVES)
+        self.mean, self.std = 0.0, 1.0
+        self._settle(reference)
+
+    @torch.no_grad()
+    def qualities(self, rollouts: Rollouts, max_tokens: int = 65_536) -> Tensor:
+        """Qualities [B, Q] of the answers, in standard deviations of the reference."""
+        found = torch.zeros(len(rollouts), self.directions.shape[1])
+        for index, part in rollouts.micro_batches(max_tokens):
+            hidden = self.trunk.hidden(self.trunk.states(part.tokens))
+            weights = part.response_mask.to(hidden.dtype)[:, None]
+            features = (weights @ hidden)[:, 0] / weights.sum(-1).clamp(min=1)
+            found[index] = features @ self.directions - self.centre
+        return found
+
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """Scores [B]."""
+        waves = torch.cos(self.qualities(rollouts) @ self.frequencies + self.phases)
+        return (waves @ self.amplitudes - self.mean) / self.std
+
+    def _settle(self, reference: Rollouts) -> None:
+        """Take the units of the qualities, and of the score, from reference answers."""
+        found = self.qualities(reference).double()
+        whitening = torch.linalg.inv(torch.linalg.cholesky(torch.cov(found.T))).T.float()
+        self.directions = self.directions @ whitening
+        self.centre = found.mean(0).float() @ whitening
+        scores = self.score(reference)
+        self.mean, self.std = float(scores.mean()), float(scores.std())

@@ -1,0 +1,151 @@
+"""What was collected, in the layouts of others and in our own, line by line, so that a large store needs little memory.
+
+judgements.jsonl   our own: `manners import` reads it back, ids and all
+submissions.jsonl  everything that was said, superseded and skipped ones too, with order, seed, ratings, flags and times
+preference.jsonl   prompt, chosen, rejected as messages: what TRL and `datasets` read
+thumbs.jsonl       prompt, completion, label: one answer a line, for KTO
+demonstrations.jsonl  prompt, completion: preferred and written answers, for supervised fine-tuning
+pairs.csv          for spreadsheets
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from manners.feedback.pairs import demonstrations, pairs_of
+from manners.feedback.store import Store
+from manners.feedback.tables import RANKINGS, SUBMISSIONS
+from manners.records import Completion, Judgement, Prompt
+
+_JSONL = "application/jsonl; charset=utf-8"
+_COLUMNS = ("prompt", "chosen", "rejected", "chosen_model", "rejected_model", "margin", "weight", "judge", "ranking_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One layout. `lines` gives the text of the file for a store, narrowed to a batch where that is not empty."""
+
+    about: str
+    type: str
+    lines: Callable[[Store, str], Iterator[str]]
+
+
+def current(store: Store, batch_id: str = "") -> Iterator[Judgement]:
+    """The judgements that hold now: of everybody, or those given in one batch."""
+    wanted = None
+    if batch_id:
+        with store.reading() as connection:
+            query = sa.select(SUBMISSIONS.c.ranking_id).where(SUBMISSIONS.c.batch_id == batch_id)
+            wanted = set(connection.scalars(query))
+    for judgement in store.judgements():
+        if wanted is None or judgement.ranking.id in wanted:
+            yield judgement
+
+
+def submissions(store: Store, batch_id: str = "", after: int = 0, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """Everything that was handed in, the oldest first, from behind place `after`; rankings come with their tiers."""
+    said = (RANKINGS.c.tiers, RANKINGS.c.all_bad, RANKINGS.c.note, RANKINGS.c.supersedes, RANKINGS.c.prompt_id)
+    query = sa.select(SUBMISSIONS, *said).join(RANKINGS, RANKINGS.c.id == SUBMISSIONS.c.ranking_id, isouter=True)
+    if batch_id:
+        query = query.where(SUBMISSIONS.c.batch_id == batch_id)
+    left = limit
+    while left is None or left > 0:
+        size = 500 if left is None else min(500, left)
+        page = query.where(SUBMISSIONS.c.sequence > after).order_by(SUBMISSIONS.c.sequence).limit(size)
+        with store.reading() as connection:
+            rows = [dict(row) for row in connection.execute(page).mappings()]
+        yield from rows
+        if len(rows) < size:
+            return
+        after = rows[-1]["sequence"]
+        left = None if left is None else left - len(rows)
+
+
+def preference_row(prompt: Prompt, chosen: Completion, rejected: Completion) -> dict[str, Any]:
+    """One pair as TRL's conversational preference layout."""
+    return {
+        "prompt": _messages(prompt),
+        "chosen": [{"role": "assistant", "content": chosen.text}],
+        "rejected": [{"role": "assistant", "content": rejected.text}],
+    }
+
+
+def _judgement_lines(store: Store, batch_id: str) -> Iterator[str]:
+    return (_line(judgement.to_json()) for judgement in current(store, batch_id))
+
+
+def _submission_lines(store: Store, batch_id: str) -> Iterator[str]:
+    return (_line(row) for row in submissions(store, batch_id))
+
+
+def _preference_lines(store: Store, batch_id: str) -> Iterator[str]:
+    for judgement in current(store, batch_id):
+        for pair in pairs_of(judgement):
+            more = {"margin": pair.margin, "weight": pair.weight, "judge": judgement.ranking.judge}
+            yield _line({**preference_row(pair.prompt, pair.chosen, pair.rejected), **more})
+
+
+def _thumb_lines(store: Store, batch_id: str) -> Iterator[str]:
+    """Thumbs as they were given; in the other modes nobody said good or bad of a single answer, so they give no lines."""
+    judged = {judgement.ranking.id: judgement for judgement in current(store, batch_id)}
+    for row in submissions(store, batch_id):
+        judgement = judged.get(row["ranking_id"])
+        if row["mode"] != "thumbs" or judgement is None:
+            continue
+        texts = {c.id: c.text for c in judgement.completions}
+        for completion_id, given in row["ratings"].items():
+            if "thumb" in given:
+                answer = [{"role": "assistant", "content": texts[completion_id]}]
+                yield _line({"prompt": _messages(judgement.prompt), "completion": answer, "label": given["thumb"] == 1})
+
+
+def _demonstration_lines(store: Store, batch_id: str) -> Iterator[str]:
+    for prompt, completion in demonstrations(current(store, batch_id)):
+        yield _line({"prompt": _messages(prompt), "completion": [{"role": "assistant", "content": completion.text}]})
+
+
+def _csv_lines(store: Store, batch_id: str) -> Iterator[str]:
+    yield _csv(_COLUMNS)
+    for judgement in current(store, batch_id):
+        for pair in pairs_of(judgement):
+            prompt = "\n\n".join(f"{m.role}: {m.content}" for m in pair.prompt.messages)
+            yield _csv((prompt, pair.chosen.text, pair.rejected.text, pair.chosen.model, pair.rejected.model, pair.margin,
+                        pair.weight, judgement.ranking.judge, pair.ranking_id))  # fmt: skip
+
+
+def _csv(cells: tuple[Any, ...]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerow([_harmless(cell) for cell in cells])
+    return out.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """A text that a spreadsheet would compute gets an apostrophe in front, as spreadsheets themselves write it."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in prompt.messages]
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+EXPORTS: Mapping[str, Export] = {
+    "judgements.jsonl": Export("our own layout; manners import reads it back", _JSONL, _judgement_lines),
+    "submissions.jsonl": Export(
+        "everything that was said, with order, seed, ratings, flags and times", _JSONL, _submission_lines
+    ),
+    "preference.jsonl": Export("prompt, chosen, rejected: Hugging Face, TRL", _JSONL, _preference_lines),
+    "thumbs.jsonl": Export("prompt, completion, label: for KTO, from batches of mode thumbs", _JSONL, _thumb_lines),
+    "demonstrations.jsonl": Export("prompt, completion: preferred and written answers", _JSONL, _demonstration_lines),
+    "pairs.csv": Export("pairs for a spreadsheet", "text/csv; charset=utf-8", _csv_lines),
+}

@@ -1,0 +1,86 @@
+"""The app: routes behind the shield, and what people read when something is wrong."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
+from itsdangerous import TimestampSigner
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+import manners
+from manners.errors import MannersError
+from manners.feedback.assign import Desk
+from manners.feedback.clock import Clock, now
+from manners.feedback.people import People
+from manners.feedback.store import Store
+from manners.web.assets import Assets
+from manners.web.doors import SignInError, office_of, show
+from manners.web.office import Office, WebSettings
+from manners.web.passwords import Passwords, Throttle
+from manners.web.rendering import environment
+from manners.web.routes import account, api, batches, exports, files, people, work
+from manners.web.shield import Shield
+
+
+def create_app(
+    store: Store, settings: WebSettings = WebSettings(), passwords: Passwords | None = None, clock: Clock = now
+) -> FastAPI:
+    """The app over an open store, which stays the caller's to close. `clock` gives seconds since 1970."""
+    app = FastAPI(title="manners", version=manners.__version__, summary="Collect people's judgements of a model's answers.",
+                  description=api.__doc__ or "", docs_url=None, redoc_url=None)  # fmt: skip
+    app.state.office = Office(
+        store=store,
+        settings=settings,
+        people=(accounts := People(store, clock)),
+        desk=Desk(store, clock),
+        passwords=passwords or Passwords(),
+        throttle=Throttle(clock=clock),
+        templates=environment(),
+        assets=Assets(),
+        signer=TimestampSigner(accounts.secret(), salt="manners.web"),
+        clock=clock,
+    )
+    for router in (
+        files.router,
+        account.outside,
+        account.inside,
+        work.router,
+        exports.router,
+        batches.router,
+        people.router,
+    ):
+        app.include_router(router)
+    app.include_router(api.router)
+    app.add_exception_handler(SignInError, _to_login)
+    app.add_exception_handler(StarletteHTTPException, _error_page)
+    app.add_exception_handler(MannersError, _unavailable)
+    limits = {"/admin/batches": settings.upload_bytes, "/api/batches": settings.upload_bytes}
+    app.add_middleware(Shield, limit=settings.body_bytes, limits=limits, secure=settings.secure)
+    return app
+
+
+async def _to_login(request: Request, _: Exception) -> Response:
+    if request.method == "GET" and "application/json" not in request.headers.get("accept", ""):
+        return RedirectResponse("/login", 303)
+    return JSONResponse({"error": "You were signed out. Sign in in another tab; what you wrote is kept here."}, 401)
+
+
+async def _error_page(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    if request.url.path.startswith("/api/"):
+        return await http_exception_handler(request, error)
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    heading = HTTPStatus(error.status_code).phrase
+    words = "" if error.detail == heading else str(error.detail)
+    response = show(office_of(request), "error.html", None, error.status_code, heading=heading, words=words)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    """The store is busy or gone: nothing was kept, and the person may try again."""
+    return await _error_page(request, HTTPException(503, str(error), {"Retry-After": "5"}))

@@ -1,0 +1,80 @@
+"""Templates, and the Markdown of prompts and answers: whatever comes from models and strangers can be read, and can do nothing.
+
+Raw HTML in Markdown is shown as text, pictures are not loaded, and what is left passes through a list of the elements that are
+allowed. Templates escape everything else by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nh3
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+_TAGS = {"p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "table", "thead", "tbody", "tr",
+         "th", "td", "h3", "h4", "h5", "h6"}  # fmt: skip
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A page of prose has a few hundred of these; thousands are noise, and take the parser a time that grows with their square.
+_MOST_DELIMITERS = 5_000
+_DELIMITERS = re.compile(r"[*_`~\[\]<>|]")
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": 20}).enable(
+    ["table", "strikethrough"]
+)
+_MARKDOWN.disable("image")
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, which no page may hold, as visible signs."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _CONTROL.sub(lambda m: chr(0x2400 + ord(m[0])) if ord(m[0]) < 0x20 else "\ufffd", text)
+    return _SURROGATE.sub("\ufffd", text)
+
+
+@lru_cache(maxsize=4096)
+def markdown(text: str) -> Markup:
+    """Markdown as HTML that is safe to show. Headings start at the third level, below those of the page."""
+    text = visible(text)
+    if len(_DELIMITERS.findall(text)) > _MOST_DELIMITERS:
+        return Markup("<pre>{}</pre>").format(text)
+    tokens = _MARKDOWN.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
+    made = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+    safe = nh3.clean(
+        made,
+        tags=_TAGS,
+        attributes={"a": {"href"}, "ol": {"start"}, "*": set()},
+        url_schemes={"http", "https", "mailto"},
+        url_relative="deny",
+        link_rel="noopener noreferrer nofollow",
+    )
+    return Markup(safe)
+
+
+def environment() -> Environment:
+    """The templates of the app: everything is escaped, and a name that is not there is an error."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters["markdown"] = markdown
+    made.filters["visible"] = visible
+    made.filters["day"] = lambda moment: moment[:16].replace("T", " ")
+    return made
+
+
+def page(templates: Environment, name: str, values: Mapping[str, Any]) -> str:
+    return templates.get_template(name).render(values)
