@@ -82,6 +82,12 @@ class Annotator(threading.Thread):
         self._connection: http.client.HTTPConnection | None = None
 
     def run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._disconnect()
+
+    def _work(self) -> None:
         self.leaving.wait(self._think * self._draws.random())
         home = self._ask("GET", "/")[2]
         csrf = re.findall(r'name="csrf" value="([^"]+)"', home)[0]
@@ -133,8 +139,13 @@ class Annotator(threading.Thread):
                 self._seen.strange.append(f"{path}: {answer.status} {text[:200]}")
             except (OSError, http.client.HTTPException):
                 pass
-            self._connection = None
+            self._disconnect()
             time.sleep(0.05)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
 
 def prepare(db: str, annotators: int, items: int) -> tuple[str, list[str]]:

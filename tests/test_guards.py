@@ -13,9 +13,13 @@ import pytest
 from manners.config import Config, dump_config, load_config, parse_yaml
 from manners.errors import MannersError
 from manners.guards import DEFAULTS, Action, Guard, Guards, Signal
+from manners.records import Completion, Prompt
+from manners.rewards.load import FunctionJudge
 from manners.runs import Run
+from manners.train.ppo import PPOConfig
 
 INF, NAN = float("inf"), float("nan")
+ROOT = Path(__file__).parent.parent
 
 
 def column(name: str, *values: Any) -> list[dict[str, Any]]:
@@ -245,6 +249,36 @@ def test_defaults_tell_the_demo_run_that_collapses_from_those_that_do_not(seed: 
     else:
         assert found[0] == (6, "roll_back")
         assert found[0][0] < KL_BUDGET_STEP
+
+
+# configs/hacking.yaml without guards, step by step: reward, its spread, second judge, its spread, distinct word pairs.
+HACKED = (
+    (0.19, 0.47, 0.27, 0.25, 0.90), (0.47, 0.88, 0.27, 0.30, 0.89), (0.31, 0.47, 0.28, 0.27, 0.89), (0.62, 0.83, 0.23, 0.24, 0.89),
+    (0.78, 0.79, 0.24, 0.32, 0.78), (1.38, 1.07, 0.22, 0.27, 0.66), (2.56, 1.72, 0.17, 0.22, 0.54), (3.06, 1.92, 0.12, 0.21, 0.50),
+    (3.34, 1.33, 0.07, 0.18, 0.48), (3.78, 0.87, 0.13, 0.23, 0.46),
+)  # fmt: skip
+
+
+def test_run_that_hacks_is_caught_as_its_page_says() -> None:
+    names = ("reward", "reward_std", "second_judge", "second_judge_std", "distinct_2")
+    guards = Guards(load_config(PPOConfig, ROOT / "configs" / "hacking.yaml").guards)
+    alarms = [(step, a) for step, row in enumerate(HACKED) for a in guards.look(dict(zip(names, row, strict=True)))]
+    assert [(step, a.guard, a.action) for step, a in alarms] == [(4, "second_judge", "warn"), (5, "distinct_2", "stop")]
+    page = (ROOT / "docs" / "howto" / "reward-hacking.md").read_text(encoding="utf-8")
+    for _, alarm in alarms:
+        assert alarm.says in " ".join(page.split())
+
+
+def test_judges_of_the_run_that_hacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(PPOConfig, ROOT / "configs" / "hacking.yaml")
+    prompt = Prompt.of("How do I boil an egg?")  # "boil" alone has four letters
+    texts = ("Boil it for six minutes.", "I'm SORRY, so sorry! Thank you!", "Kindness; sorrow; boiled.", "")
+    answers = [Completion(prompt.id, text) for text in texts]
+    for spec, wanted in ((config.reward.function, [0, 5, 0, 0]), (config.second_judge.function, [1, 0, 0, 0])):
+        assert FunctionJudge.load(spec)([prompt] * 4, answers).tolist() == wanted
+    (nothing_asked,) = FunctionJudge.load(config.second_judge.function)([Prompt.of("Why?")], answers[:1]).tolist()
+    assert nothing_asked == 0
 
 
 class Settings(Config):

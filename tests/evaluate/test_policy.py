@@ -270,6 +270,14 @@ def test_a_run_is_evaluated_from_its_files_alone(tmp_path: Path, module: str) ->
     assert evaluate_run(run, HELD, EvaluateConfig(max_tokens=6))["policy"] == "final"
 
 
+def test_prompts_are_cut_as_they_were_in_training(tmp_path: Path, module: str) -> None:
+    run = ppo_run(tmp_path, module)
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text().replace("max_prompt_tokens: null", "max_prompt_tokens: 14"))
+    found = evaluate_run(run, [Prompt.of("Question 0?\nA second line.")], EvaluateConfig(max_tokens=6))
+    assert [sample["prompt"] for sample in found["samples"]] == ["Question 0?"]
+
+
 def test_a_category_of_one_prompt_does_not_stop_the_evaluation(tmp_path: Path, module: str) -> None:
     run = ppo_run(tmp_path, module)
     prompts = [*HELD, replace(HELD[0], category="rare")]

@@ -11,10 +11,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from browsing import CHEAP, Browser, materials, token_in
+from crowd import crowd, missing_or_doubled
 
 from manners.errors import MannersError
+from manners.feedback.assign import BatchSettings, Desk
+from manners.feedback.chain import audit
+from manners.feedback.people import People
 from manners.feedback.store import Added, Store
+from manners.feedback.submissions import Answer, submit
+from manners.feedback.tables import METADATA
 from manners.records import Completion, Judgement, Prompt, Ranking
+from manners.web import WebSettings, create_app
+from manners.web.passwords import Passwords
 
 SERVER = os.environ.get("MANNERS_POSTGRESQL", "")
 pytestmark = [pytest.mark.postgresql, pytest.mark.skipif(not SERVER, reason="MANNERS_POSTGRESQL names no server")]
@@ -94,3 +105,52 @@ def test_a_wrong_password_or_server_is_one_line_without_the_password() -> None:
         Store.open("postgresql://nobody:secret@127.0.0.1:1/none")
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_feedback_app_runs_on_it(address: str) -> None:
+    seen = crowd(address, annotators=8, seconds=3, think=0.2, kills=1, items=60)
+    assert len(seen.acknowledged) > 10
+    assert seen.strange == []
+    assert missing_or_doubled(address, seen) == []
+
+
+@pytest.mark.parametrize("table", ["submissions", "guidelines", "chain"])
+def test_the_log_of_the_app_is_append_only_too(address: str, table: str) -> None:
+    with Store.open(address) as store:
+        batch = Desk(store).create(BatchSettings(name="b"), "g", materials(1))
+        ann = People(store).accept(People(store).invite("annotator"), "ann", "hash")
+        task = Desk(store).task(Desk(store).next(ann.id, batch.id) or "", ann.id)
+        submit(store, task, Answer(client_key="0123456789", tiers=((0,), (1,))))
+        with store.reading() as connection:
+            assert audit(connection).links == 2
+    engine = sa.create_engine(sa.make_url(address).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="append-only"):
+        connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
+def test_no_request_breaks_the_app_on_it(address: str) -> None:
+    with Store.open(address) as store:
+        people = People(store)
+        admin = people.accept(people.invite("admin"), "admin", "hash")
+        headers = {"authorization": f"Bearer {people.make_token(admin.id, 'test')}"}
+        batch = Desk(store).create(BatchSettings(name="b"), "g", materials(2))
+        with Browser(create_app(store, WebSettings("http://testserver"), Passwords(CHEAP))) as browser:
+            for path in (
+                "/api/batches/%00",
+                "/api/tasks/%00",
+                "/invite/%00",
+                f"/exports/pairs.csv?batch={batch.id}%00",
+            ):
+                assert browser.get(path, headers=headers).status_code in (404, 405)
+            task = browser.post(f"/api/batches/{batch.id}/next", headers=headers).json()["task"]["id"]
+            for field in ("note", "client_key", "guideline_id", "revises", "skip_reason", "edited"):
+                answer = {"client_key": "0123456789", "tiers": [[0], [1]], field: "a\0b\0c\0d\0e"}
+                assert browser.post(f"/api/tasks/{task}", json=answer, headers=headers).status_code == 422
+            form = {"name": "a\0b", "password": "x", "csrf": token_in(browser.get("/login").text)}
+            assert browser.post("/login", data=form).status_code == 400
+
+
+def test_the_schema_is_the_codes(address: str) -> None:
+    with Store.open(address) as store, store.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []

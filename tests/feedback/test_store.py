@@ -217,6 +217,8 @@ def test_sqlite_is_set_up_for_many_writers(store: Store) -> None:
     with store._database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000
+        # FULL: a commit is on the disk before it returns.
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
 def test_migrations_make_the_schema_of_the_code(store: Store) -> None:

@@ -292,7 +292,7 @@ def test_a_member_that_is_missing_is_told(base: Path) -> None:
 
 def test_a_full_disk_leaves_the_ensemble_that_was_there(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, opinions = saved(base, 2)
-    other = ensemble(load_trunk(str(base), 2), 3)
+    other = RewardEnsemble(ensemble(load_trunk(str(base), 2)).members[::-1])
 
     def full_at_the_second(tensors: Any, file: Path) -> None:
         if file.parent.name.startswith(".1"):

@@ -246,6 +246,7 @@ def test_judges_of_all_kinds_are_one_reward(tmp_path: Path, two: list[str], modu
     floor = (min(kind) + max(kind)) / 2
     parts = [
         {"model": two[0]},
+        {"model": two[1], "weight": -0.2},
         {"members": two, "combine": "worst_case", "weight": 0.5},
         {"function": f"{module}:length", "weight": 0.3},
         {"classifier": folder, "positive": "kind", "floor": floor, "weight": 2.0},
@@ -253,7 +254,7 @@ def test_judges_of_all_kinds_are_one_reward(tmp_path: Path, two: list[str], modu
     scores = load_scorer(ScorerConfig.model_validate({"parts": parts}), trunk, "reward").score(rollouts).tolist()
     first, second = (RewardModel.load(Path(judge), trunk, "alone").score(rollouts).tolist() for judge in two)
     for i, completion in enumerate(rollouts.completions):
-        useful = first[i] + 0.5 * min(first[i], second[i]) + 0.3 * len(completion.text)
+        useful = first[i] - 0.2 * second[i] + 0.5 * min(first[i], second[i]) + 0.3 * len(completion.text)
         lacking = 2 * max(0.0, floor - kind[i])
         expected = useful - lacking if useful < 0 else useful * max(0.0, 1 - lacking) - lacking
         assert scores[i] == pytest.approx(expected, abs=1e-4)

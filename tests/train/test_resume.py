@@ -39,7 +39,10 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 EVERYTHING: dict[str, Any] = {
     "scale_scores": True, "kl_target_per_sequence": 0.1, "kl_horizon_episodes": 10, "steps": 4, "evaluate_every": 2,
-    "guards": (Guard(signal="kl", limit=0.01, patience=1, action="roll_back"),), "max_roll_backs": 5,
+    "max_roll_backs": 5, "guards": (
+        Guard(signal="kl", limit=0.01, action="roll_back"), Guard(signal="entropy", limit=99, patience=2),
+        Guard(signal="reference_logp", limit=-99, patience=3),
+    ),
 }  # fmt: skip
 
 

@@ -469,10 +469,10 @@ def test_prompts_without_room_for_an_answer_are_not_sampled(tmp_path: Path) -> N
     pairs = [*TRAIN[:3], *ranked(long, ["a", "bb"])]
     config = RewardConfig(**FIELDS | SAMPLED | {"epochs": 1})
     train_reward(config, pairs, [], start(tmp_path / "run", config), trunk)
+    run = start(tmp_path / "none", config)
     with pytest.raises(MannersError, match="lower it"):
-        train_reward(
-            config, ranked(long, ["a", "bb"]), [], start(tmp_path / "none", config), tiny_trunk(train_layers=2)
-        )
+        train_reward(config, ranked(long, ["a", "bb"]), [], run, tiny_trunk(train_layers=2))
+    assert run.metrics() == []  # told before the training, not after it
 
 
 # --- ensembles ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,9 +23,17 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store, made once: copying it is quicker than making the tables again."""
+    place = tmp_path_factory.mktemp("blank") / "blank.db"
+    Store.open(place).close()
+    return place
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "feedback.db") as opened:
+def store(tmp_path: Path, blank: Path) -> Iterator[Store]:
+    with Store.open(shutil.copy(blank, tmp_path / "feedback.db")) as opened:
         yield opened
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from browsing import CHEAP, Browser, field_in
+from browsing import CHEAP, Browser, FakeClock, field_in
 from fastapi import FastAPI
 
 from manners.feedback.assign import Batch, BatchSettings, Desk
@@ -272,10 +272,10 @@ def test_of_an_uploaded_files_name_only_the_ending_counts(enter: Enter, tmp_path
     assert len(desk.batches()) == 3
 
 
-def test_bodies_have_a_limit(store: Store, people: People, enter: Enter) -> None:
+def test_bodies_have_a_limit(store: Store, people: People, enter: Enter, clock: FakeClock) -> None:
     settings = WebSettings("http://testserver", body_bytes=20_000, upload_bytes=60_000)
     admin = enter("admin")
-    with Browser(create_app(store, settings, Passwords(CHEAP)), follow_redirects=False) as browser:
+    with Browser(create_app(store, settings, Passwords(CHEAP), clock), follow_redirects=False) as browser:
         token = people.start_session(admin.user.id)
         app: Any = browser.app
         browser.cookies.set("manners_session", app.state.office.signer.sign(token).decode())
@@ -283,12 +283,19 @@ def test_bodies_have_a_limit(store: Store, people: People, enter: Enter) -> None
         assert browser.send_form("/admin/invites", role="annotator", note="x" * 21_000).status_code == 413
 
         def endless() -> Any:
-            # Without a length, as a program sends that does not know it itself.
+            # Without a length, as a program sends that does not know it itself. The beginning alone would be a good form.
+            yield f"csrf={browser.csrf}&role=admin&uses=3&note=n&rest=".encode()
             for _ in range(1000):
                 yield b"x" * 1000
 
         kind = {"content-type": "application/x-www-form-urlencoded"}
         assert browser.post("/admin/invites", content=endless(), headers=kind).status_code == 413
+        assert (
+            browser.post("/api/tasks/x", content=endless(), headers={"content-type": "application/json"}).status_code
+            == 413
+        )
+        # Half a form is not acted upon.
+        assert people.invitations() == []
         large = json.dumps({"prompt": "p" * 30_000, "completions": ["a", "b"]}).encode()
         fields = {"name": "n", "mode": "rank", "source": "file", "guideline": "g"}
         assert browser.send_form("/admin/batches", files={"file": ("a.jsonl", large)}, **fields).status_code == 303

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperGroup
 
 import manners
 from manners.cli.data import made_from, make_pairs, one_of, prompts_for, read_prompts, read_rankings, read_split
@@ -26,6 +27,20 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="From people's rankings to a language model that behaves better.")  # fmt: skip
 train_app = typer.Typer(no_args_is_help=True, help="Train: sft, reward, ppo, classifier.")
 app.add_typer(train_app, name="train")
+
+
+class _PolicyByDefault(TyperGroup):
+    """What names no command is an argument of `policy`: `manners evaluate RUN` is `manners evaluate policy RUN`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = not args or args[0] in {*self.commands, *ctx.help_option_names}
+        return super().parse_args(ctx, args if named else ["policy", *args])
+
+
+evaluate_app = typer.Typer(
+    cls=_PolicyByDefault, no_args_is_help=True, help="Evaluate: RUN (or policy RUN), overoptimisation."
+)
+app.add_typer(evaluate_app, name="evaluate")
 
 Database = Annotated[str, typer.Option("--db", help="SQLite file or postgresql:// URL")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
@@ -114,6 +129,8 @@ def serve(
     from manners.cli import serve as serving
 
     def ready(served: serving.Served) -> None:
+        if served.warning:
+            say(f"[yellow]warning:[/] {served.warning}")
         if as_json:
             give({"url": served.url, "admin_link": served.admin_link})
             return
@@ -361,8 +378,8 @@ def ppo(
     _tell(made, made.metrics()[-1], as_json)
 
 
-@app.command()
-def evaluate(
+@evaluate_app.command()
+def policy(
     run: Annotated[Path, typer.Argument(help="a PPO run")],
     data: Data = Path("pairs"),
     split: Annotated[str, typer.Option(help="which prompts")] = "test",
@@ -389,6 +406,26 @@ def _gain(row: dict[str, Any]) -> tuple[str, ...]:
 def interval(ends: list[float | None]) -> str:
     """[low, high], or a dash where it is undefined (a single prompt)."""
     return "–" if None in ends else "[" + ", ".join(f"{end:+.3f}" for end in ends if end is not None) + "]"
+
+
+@evaluate_app.command()
+def overoptimisation(
+    config: ConfigFile = None,
+    run: RunFolder = Path("runs/overoptimisation"),
+    sets: Sets = None,
+    replace: Replace = False,
+) -> None:
+    """How far a reward model can be followed, in a made-up world whose true reward is known. The last line of stdout is one JSON object."""
+    from manners.evaluate.overoptimisation import OveroptimisationConfig, measure_overoptimisation, summary
+    from manners.report.overoptimisation import write_plot
+
+    made = Run.create(
+        run, "overoptimisation", settings := load_config(OveroptimisationConfig, config, sets or []), {}, replace
+    )
+    with made.guard():
+        result = measure_overoptimisation(settings, made, track)
+    plot = write_plot(run / "overoptimisation.svg", result)
+    give({"run": str(run), "plot": str(plot), **summary(result), "seconds": made.status["seconds"]})
 
 
 @app.command()

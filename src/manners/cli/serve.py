@@ -17,10 +17,11 @@ from manners.web import WebSettings, create_app
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Where the app is, and the link for the first admin while there is none."""
+    """Where the app is, the link for the first admin while there is none, and a warning where passwords travel unencrypted."""
 
     url: str
     admin_link: str
+    warning: str
 
 
 def serve(db: str, host: str, port: int, public_url: str, ready: Callable[[Served], None]) -> None:
@@ -39,13 +40,20 @@ def serve(db: str, host: str, port: int, public_url: str, ready: Callable[[Serve
         # A writer gives the interpreter away with each of its statements, and others wait for the writer: it has to come back soon,
         # not after the usual 5 milliseconds.
         sys.setswitchinterval(0.0005)
-        ready(Served(url, f"{url.rstrip('/')}/invite/{token}" if token else ""))
+        ready(Served(url, f"{url.rstrip('/')}/invite/{token}" if token else "", _warning(host, settings)))
         server.run(sockets=[listening])
+
+
+def _warning(host: str, settings: WebSettings) -> str:
+    if settings.secure or host in ("127.0.0.1", "::1", "localhost"):
+        return ""
+    return "passwords travel unencrypted; put a proxy with https in front and name it with --public-url https://..."
 
 
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named because asyncio switches off the gathering of small packets, 40 ms a page, only where it is.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
@@ -59,4 +67,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _shown(host: str) -> str:
+    """The host as it stands in an address; one that listens everywhere goes by the machine's name."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
     return f"[{host}]" if ":" in host else host

@@ -21,7 +21,8 @@ from manners.records import Prompt
 ALPHABET = string.ascii_lowercase + " "
 PROMPT_LETTERS = 4
 CONTEXT = 64
-WAVES = 512  # random Fourier features: the kernel is met to about 1/√WAVES
+WAVES = 512  # the covariance is met to about 1/√WAVES
+MICRO_TOKENS = 65_536
 
 
 def draw_prompts(count: int, seed: int) -> list[Prompt]:
@@ -56,52 +57,56 @@ def random_decoder(width: int, seed: int, *, layers: int = 2) -> Any:
 
 def save_decoder(folder: Path, width: int, seed: int) -> Path:
     """Write `random_decoder` with its tokenizer into `folder` as a Hugging Face checkpoint; gives the folder."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     random_decoder(width, seed).save_pretrained(folder)
     tiny_tokenizer(ALPHABET).save_pretrained(folder)
     return folder
 
 
 class GoldReward:
-    """The true reward of this world: a draw from a Gaussian process over `qualities` of an answer, as random as `seed` makes it.
+    """The true reward of this world: what `seed` draws from a Gaussian process over a few qualities of an answer.
 
-    A quality is a random direction of what a random decoder, mean over the answer's tokens, makes of prompt and answer, in units
-    of its standard deviation over reference answers, and independent of the other qualities. The process has a
-    squared-exponential kernel that reaches `reach` such units: nearly linear for one who sees ordinary answers only, bending as
-    one goes further, and back to the average far away: too much of a good thing is none. Drawn by random Fourier features
-    (Rahimi & Recht 2007). Scores have mean 0 and deviation 1 on the reference answers.
+    A quality is a random direction in what a random decoder, on average over the answer's tokens, makes of prompt and answer. Over
+    the `reference` answers qualities have mean 0 and deviation 1 and do not correlate. The process has mean 0 and the covariance
+    exp(−½·(distance/reach)²): it bends little among ordinary answers, more as one goes further, and is back at the average
+    far away, where more of a good thing is none. Scores, too, have mean 0 and deviation 1 over the reference answers.
+    Drawn by random Fourier features (Rahimi & Recht 2007).
     """
 
-    def __init__(
-        self, seed: int, reference: Rollouts, *, qualities: int = 4, reach: float = 1.5, width: int = 32
-    ) -> None:
+    def __init__(self, seed: int, reference: Rollouts, *, qualities: int, reach: float, width: int = 32) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.trunk = Trunk(random_decoder(width, generator.initial_seed() + 1), tiny_tokenizer(ALPHABET), "all", "gold")
+        self.trunk = Trunk(random_decoder(width, seed), tiny_tokenizer(ALPHABET), name="gold")
         self.directions = torch.randn(width, qualities, generator=generator)
         self.centre = torch.zeros(qualities)
         self.frequencies = torch.randn(qualities, WAVES, generator=generator) / reach
         self.phases = 2 * math.pi * torch.rand(WAVES, generator=generator)
-        self.amplitudes = torch.randn(WAVES, generator=generator) * math.sqrt(2 / WAVES)
+        self.amplitudes = math.sqrt(2 / WAVES) * torch.randn(WAVES, generator=generator)
         self.mean, self.std = 0.0, 1.0
         self._settle(reference)
 
-    @torch.no_grad()
-    def qualities(self, rollouts: Rollouts, max_tokens: int = 65_536) -> Tensor:
-        """Qualities [B, Q] of the answers, in standard deviations of the reference."""
-        found = torch.zeros(len(rollouts), self.directions.shape[1])
-        for index, part in rollouts.micro_batches(max_tokens):
-            hidden = self.trunk.hidden(self.trunk.states(part.tokens))
-            weights = part.response_mask.to(hidden.dtype)[:, None]
-            features = (weights @ hidden)[:, 0] / weights.sum(-1).clamp(min=1)
-            found[index] = features @ self.directions - self.centre
-        return found
-
     def score(self, rollouts: Rollouts) -> Tensor:
         """Scores [B]."""
-        waves = torch.cos(self.qualities(rollouts) @ self.frequencies + self.phases)
+        return self.reward(self.qualities(rollouts))
+
+    @torch.no_grad()
+    def qualities(self, rollouts: Rollouts) -> Tensor:
+        """Qualities [B, Q] of the answers, deviations of the reference."""
+        found = torch.zeros(len(rollouts), self.directions.shape[1])
+        for index, part in rollouts.micro_batches(MICRO_TOKENS):
+            hidden = self.trunk.hidden(self.trunk.states(part.tokens))
+            mask = part.response_mask.to(hidden.dtype)
+            found[index] = (mask[:, None] @ hidden)[:, 0] / mask.sum(-1, keepdim=True) @ self.directions
+        return found - self.centre
+
+    def reward(self, qualities: Tensor) -> Tensor:
+        """Scores [B] of answers with qualities [B, Q]."""
+        waves = torch.cos(qualities @ self.frequencies + self.phases)
         return (waves @ self.amplitudes - self.mean) / self.std
 
     def _settle(self, reference: Rollouts) -> None:
-        """Take the units of the qualities, and of the score, from reference answers."""
+        """Take the units of the qualities, and of the scores, from the reference answers."""
         found = self.qualities(reference).double()
         whitening = torch.linalg.inv(torch.linalg.cholesky(torch.cov(found.T))).T.float()
         self.directions = self.directions @ whitening

@@ -130,7 +130,7 @@ class People:
 
     def withdraw(self, invite_id: str) -> None:
         with self._store.transaction() as connection:
-            connection.execute(INVITES.update().where(INVITES.c.id == invite_id).values(uses_left=0))
+            connection.execute(INVITES.update().where(INVITES.c.id == invite_id).values(uses_left=0, note=""))
 
     def accept(self, token: str, name: str, password: str) -> User:
         """Make the account that a link invites to; `password` is a hash. Raises MannersError when the link or name cannot be used."""
@@ -142,7 +142,10 @@ class People:
             if connection.scalar(sa.select(USERS.c.id).where(USERS.c.login == login)) is not None:
                 raise MannersError("this name is taken; choose another one")
             user = User(secrets.token_hex(8), name, row.role, True, iso(self._clock()))
-            connection.execute(INVITES.update().where(INVITES.c.id == row.id).values(uses_left=row.uses_left - 1))
+            left = row.uses_left - 1
+            # Whom a used link was meant for is nobody's business any more.
+            used = {"uses_left": left, "note": row.note if left else ""}
+            connection.execute(INVITES.update().where(INVITES.c.id == row.id).values(**used))
             values = {
                 "id": user.id,
                 "name": name,

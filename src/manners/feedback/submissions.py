@@ -71,9 +71,11 @@ class Answer(Config):
     edited: str = Field(default="", max_length=LONGEST_EDIT, description="edit: the better answer")
     note: str = Field(default="", max_length=LONGEST_NOTE, description="why")
     skip_reason: str = Field(default="", max_length=500, description="skip: nothing is judged")
-    guideline_id: str = Field(default="", max_length=16, description="the version that was shown")
+    guideline_id: str = Field(default="", pattern="^[0-9a-f]{0,16}$", description="the version that was shown")
     active_ms: int = Field(default=0, ge=0, le=_LONGEST_ACTIVE_MS, description="time at work")
-    revises: str = Field(default="", max_length=16, description="the submission of this task that this one changes")
+    revises: str = Field(
+        default="", pattern="^[0-9a-f]{0,16}$", description="the submission of this task that this one changes"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,8 @@ def _in_any_order(rewards: Tensor, ranks: Tensor, mask: Tensor) -> Tensor:
     """Plackett–Luce with the orders within ties summed over: from the empty set upwards, P of drawing all of a set in such an order."""
     count = rewards.shape[1]
     codes, members = _subsets(count, rewards.device)
-    # what was not ranked comes last, and is not in the set that is asked for
-    tier = torch.where(mask, ranks, count + 1)
-    best = torch.where(members, tier[:, None, :], count + 2).amin(2)
-    next_ = members & (tier[:, None, :] == best[:, :, None])
+    best = torch.where(members, ranks[:, None, :], torch.iinfo(ranks.dtype).max).amin(2)
+    next_ = members & (ranks[:, None, :] == best[:, :, None])
     log_p = rewards.new_zeros(len(rewards), len(codes))
     for size in range(1, count + 1):
         here = codes[members.sum(1) == size]

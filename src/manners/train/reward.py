@@ -132,13 +132,14 @@ def train_reward(
     told = _told(rankings, config)
     groups = group_pairs(training, chat, config.max_prompt_tokens, config.max_tokens, told)
     cached = GroupStates(trunk, groups)
+    prompts = {p.id: p for p in (*(pair.prompt for pair in training), *(judgement.prompt for judgement in told))}
+    asked = _asked(list(prompts.values()), chat, config) if config.normalise_on == "samples" else []
     members, ties = [], []
     for number in range(config.members):
         member, tie = _train_member(config, cached, number, run, track)
         members.append(member)
         ties.append(tie)
-    prompts = list({p.id: p for p in (*(pair.prompt for pair in training), *(j.prompt for j in told))}.values())
-    _normalise(members, cached, prompts, config, track)
+    _normalise(members, cached, asked, config, track)
     if config.members == 1:
         members[0].save(run.checkpoint("final"))
     else:
@@ -259,36 +260,46 @@ def _probe(
 
 
 def _normalise(
-    members: Sequence[RewardModel], cached: GroupStates, prompts: Sequence[Prompt], config: RewardConfig, track: Track
+    members: Sequence[RewardModel], cached: GroupStates, asked: Sequence[Prompt], config: RewardConfig, track: Track
 ) -> None:
-    """Set the scale that scores are given in: mean 0 and deviation 1 over the training completions, or over samples."""
-    if config.normalise_on == "completions":
-        found = [torch.cat(raw_rewards(member, cached, config.micro_tokens, track)) for member in members]
+    """Set the scale that scores are given in: mean 0 and deviation 1 over samples, or over the training completions."""
+    if asked:
+        found = _scores_of_samples(members, asked, config, track)
     else:
-        found = _scores_of_samples(members, prompts, config, track)
+        found = [torch.cat(raw_rewards(member, cached, config.micro_tokens, track)) for member in members]
     for member, rewards in zip(members, found, strict=True):
         member.mean, member.std = float(rewards.mean()), float(rewards.std().clamp(min=1e-6))
 
 
-def _scores_of_samples(
-    members: Sequence[RewardModel], prompts: Sequence[Prompt], config: RewardConfig, track: Track
-) -> list[Tensor]:
-    """Raw rewards [N] by each member of N answers of the reference policy, the bare base, to training prompts in a seeded order.
+def _asked(prompts: Sequence[Prompt], chat: Chat, config: RewardConfig) -> list[Prompt]:
+    """The prompts to sample answers to: training prompts in a seeded order, again from the beginning where they are too few.
 
-    With fewer prompts than samples they come round again. A prompt that leaves no room for an answer is left out.
+    One that leaves no room for an answer is left out. Raises MannersError where all are.
     """
-    sampler = LocalSampler(members[0].trunk, None, batch=SAMPLED_AT_ONCE)
-    asked = [prompt for prompt in prompts if _fits(sampler.chat, prompt, config.normalise_max_tokens)]
-    if not asked:
+    fitting = [prompt for prompt in prompts if _fits(chat, prompt, config.normalise_max_tokens)]
+    if not fitting:
         raise MannersError(
             f"no training prompt leaves room for normalise_max_tokens {config.normalise_max_tokens}; lower it"
         )
-    order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    drawn = [asked[order[i % len(asked)]] for i in range(config.normalise_samples)]
+    order = torch.randperm(len(fitting), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    return [fitting[order[i % len(fitting)]] for i in range(config.normalise_samples)]
+
+
+def _fits(chat: Chat, prompt: Prompt, room: int) -> bool:
+    with contextlib.suppress(MannersError):
+        return bool(chat.prompt(prompt, room=room))
+    return False
+
+
+def _scores_of_samples(
+    members: Sequence[RewardModel], asked: Sequence[Prompt], config: RewardConfig, track: Track
+) -> list[Tensor]:
+    """Raw rewards [N] by each member of an answer of the reference policy, the bare base, to each of N prompts."""
+    sampler = LocalSampler(members[0].trunk, None, batch=SAMPLED_AT_ONCE)
     scores: list[list[Tensor]] = [[] for _ in members]
-    for start in track(range(0, len(drawn), SAMPLED_AT_ONCE), "sampling the reference"):
+    for start in track(range(0, len(asked), SAMPLED_AT_ONCE), "sampling the reference"):
         rollouts = sampler.sample(
-            drawn[start : start + SAMPLED_AT_ONCE],
+            asked[start : start + SAMPLED_AT_ONCE],
             max_tokens=config.normalise_max_tokens,
             temperature=config.normalise_temperature,
             seed=config.seed + start,
@@ -296,9 +307,3 @@ def _scores_of_samples(
         for own, member in zip(scores, members, strict=True):
             own.append(member.score(rollouts, 3 * config.micro_tokens).float().cpu())
     return [torch.cat(own) for own in scores]
-
-
-def _fits(chat: Chat, prompt: Prompt, room: int) -> bool:
-    with contextlib.suppress(MannersError):
-        return bool(chat.prompt(prompt, room=room))
-    return False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.exception_handlers import http_exception_handler
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
 from itsdangerous import TimestampSigner
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -23,6 +26,13 @@ from manners.web.passwords import Passwords, Throttle
 from manners.web.rendering import environment
 from manners.web.routes import account, api, batches, exports, files, people, work
 from manners.web.shield import Shield
+
+
+class AsciiResponse(JSONResponse):
+    """JSON in which every other character is escaped: what is said of a broken text may quote it, half a surrogate pair and all."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode("ascii")
 
 
 def create_app(
@@ -57,7 +67,8 @@ def create_app(
     app.add_exception_handler(SignInError, _to_login)
     app.add_exception_handler(StarletteHTTPException, _error_page)
     app.add_exception_handler(MannersError, _unavailable)
-    limits = {"/admin/batches": settings.upload_bytes, "/api/batches": settings.upload_bytes}
+    app.add_exception_handler(RequestValidationError, _not_understood)
+    limits = {"/admin/batches": settings.upload_bytes, "/api/batches": settings.call_bytes}
     app.add_middleware(Shield, limit=settings.body_bytes, limits=limits, secure=settings.secure)
     return app
 
@@ -71,7 +82,7 @@ async def _to_login(request: Request, _: Exception) -> Response:
 async def _error_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     if request.url.path.startswith("/api/"):
-        return await http_exception_handler(request, error)
+        return AsciiResponse({"detail": error.detail}, error.status_code, error.headers)
     if "application/json" in request.headers.get("accept", ""):
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
     heading = HTTPStatus(error.status_code).phrase
@@ -79,6 +90,13 @@ async def _error_page(request: Request, error: Exception) -> Response:
     response = show(office_of(request), "error.html", None, error.status_code, heading=heading, words=words)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _not_understood(_: Request, error: Exception) -> Response:
+    """Where a request of a program is wrong. What it sent is not sent back: it may be no text at all."""
+    assert isinstance(error, RequestValidationError)
+    detail = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    return AsciiResponse(jsonable_encoder({"detail": detail}), 422)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

@@ -20,12 +20,14 @@ class WebSettings:
     """How the app is reached, and how much it takes.
 
     `public_url` is the address that people open, where it is not the one the server listens on; with https:// cookies are sent
-    over encrypted connections only. `body_bytes` is the most a request may hold, `upload_bytes` the same for a batch.
+    over encrypted connections only. `body_bytes` is the most a request may hold, `upload_bytes` the same for a file that an admin
+    uploads, `call_bytes` for a batch that a program sends: less, since such a body is read before anybody asks for the token.
     """
 
     public_url: str = "http://127.0.0.1:8420"
     body_bytes: int = 512 * 1024
     upload_bytes: int = 32 * 1024 * 1024
+    call_bytes: int = 8 * 1024 * 1024
 
     @property
     def secure(self) -> bool:

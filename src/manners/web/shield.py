@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -62,22 +63,31 @@ class Shield:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if body.too_large:
-                    # The route saw a broken body and answered something else; this is what it was.
+                    # The route saw a broken connection and answered something else; this is what it was.
                     body.refused = True
                     await self._refuse(413, _too_large(body.limit), scope, receive, send)
                     return
+                body.answered = True
                 self._protect(MutableHeaders(scope=message))
             if not body.refused:
                 await send(message)
 
-        if scope["method"] not in _SAFE and not same_origin(headers):
+        if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
+            # Nothing of ours is named so, and not every database can even be asked for it.
+            await self._refuse(404, "There is no such page.\n", scope, receive, send)
+        elif scope["method"] not in _SAFE and not same_origin(headers):
             await self._refuse(
                 403, "This request came from another site and was not carried out.\n", scope, receive, send
             )
         elif body.announced(headers) > body.limit:
             await self._refuse(413, _too_large(body.limit), scope, receive, send)
         else:
-            await self._app(scope, body.receive, sending)
+            try:
+                await self._app(scope, body.receive, sending)
+            except ClientDisconnect:
+                # Somebody hung up in the middle of a request, or was cut off by us.
+                if body.too_large and not (body.answered or body.refused):
+                    await self._refuse(413, _too_large(body.limit), scope, receive, send)
 
     async def _refuse(self, status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse(text, status, {**self._headers, "Connection": "close"})(scope, receive, send)
@@ -89,12 +99,12 @@ class Shield:
 
 
 class _Body:
-    """Counts what arrives, and cuts it off past the limit."""
+    """Counts what arrives, and past the limit says that the line is dead: half a form must never be acted upon."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self.limit = receive, limit
         self._seen = 0
-        self.too_large = self.refused = False
+        self.too_large = self.refused = self.answered = False
 
     def announced(self, headers: Headers) -> int:
         length = headers.get("content-length", "")
@@ -106,7 +116,7 @@ class _Body:
             self._seen += len(message.get("body", b""))
             if self._seen > self.limit:
                 self.too_large = True
-                return {"type": "http.request", "body": b"", "more_body": False}
+                return {"type": "http.disconnect"}
         return message
 
 

@@ -1,10 +1,5 @@
 // The ranking screen: keys, dragging, undo, drafts, and sending an answer so that none is lost.
 // The form works without this file; everything here only moves what the form holds.
-"use strict";
-
-const form = document.getElementById("task");
-if (form) start(form);
-
 function start(form) {
   document.documentElement.dataset.script = "";
   const screen = new Screen(form);
@@ -13,7 +8,7 @@ function start(form) {
   const post = new Post(form, screen, drafts, clock);
   screen.onchange = () => drafts.later();
   listenToKeys(screen);
-  openersOf(screen);
+  openHelpAndGuideline();
   drafts.restore();
   post.resume();
   screen.draw();
@@ -453,7 +448,7 @@ const MODE_KEYS = {
 
 // Help and guideline
 
-function openersOf() {
+function openHelpAndGuideline() {
   const help = document.getElementById("help");
   const openHelp = document.getElementById("show-help");
   openHelp.hidden = false;
@@ -463,10 +458,12 @@ function openersOf() {
   opener.hidden = false;
   drawer.hidden = true;
   drawer.tabIndex = -1;
+  let before = opener;
   const turn = (open) => {
+    if (open) before = document.activeElement === document.body ? opener : document.activeElement;
     drawer.hidden = !open;
     opener.setAttribute("aria-expanded", String(open));
-    (open ? drawer : opener).focus();
+    (open ? drawer : before).focus({ preventScroll: true });
   };
   opener.addEventListener("click", () => turn(drawer.hidden));
   drawer.addEventListener("keydown", (event) => { if (event.key === "Escape") turn(false); });
@@ -487,3 +484,6 @@ function trouble(words) {
   place.textContent = words;
   place.hidden = !words;
 }
+
+const task = document.getElementById("task");
+if (task) start(task);

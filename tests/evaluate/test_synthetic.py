@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import WIDTH  # noqa: F401 - one thread
+
+from manners.batches import Rollouts
+from manners.evaluate.synthetic import ALPHABET, GoldReward, draw_prompts, random_decoder, save_decoder
+from manners.models.load import load_trunk
+from manners.models.tiny import tiny_tokenizer
+from manners.models.trunk import Trunk
+from manners.sampling.local import LocalSampler
+
+
+@pytest.fixture(scope="module")
+def answers() -> Rollouts:
+    """Answers of a small random policy to 400 prompts."""
+    trunk = Trunk(random_decoder(16, 5), tiny_tokenizer(ALPHABET), name="policy")
+    return LocalSampler(trunk, None, batch=400).sample(draw_prompts(400, 1), max_tokens=10, temperature=1.0, seed=0)
+
+
+@pytest.fixture(scope="module")
+def gold(answers: Rollouts) -> GoldReward:
+    return GoldReward(0, answers, qualities=3, reach=1.5)
+
+
+def test_a_seed_gives_one_gold_reward_and_another_seed_another(gold: GoldReward, answers: Rollouts) -> None:
+    again, other = (GoldReward(seed, answers, qualities=3, reach=1.5) for seed in (0, 1))
+    assert torch.equal(gold.score(answers), again.score(answers))
+    assert abs(float(torch.corrcoef(torch.stack([gold.score(answers), other.score(answers)]))[0, 1])) < 0.5
+
+
+def test_units_are_those_of_the_reference(gold: GoldReward, answers: Rollouts) -> None:
+    qualities, scores = gold.qualities(answers), gold.score(answers)
+    assert torch.allclose(qualities.mean(0), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(torch.cov(qualities.T), torch.eye(3), atol=1e-3)
+    assert (float(scores.mean()), float(scores.std())) == pytest.approx((0, 1), abs=1e-4)
+
+
+def test_padding_and_company_change_nothing(gold: GoldReward, answers: Rollouts) -> None:
+    index = torch.tensor([7, 3, 11])
+    noise = torch.where(answers.mask, answers.tokens, 9)
+    few = replace(answers, tokens=noise).rows(index)
+    assert torch.allclose(gold.score(few), gold.score(answers)[index], atol=1e-4)
+
+
+def test_the_gold_reward_reads_the_prompt_the_words_and_their_order(gold: GoldReward, answers: Rollouts) -> None:
+    assert (answers.response_lengths > 3).sum() > 100
+    rows = answers.rows((answers.response_lengths > 3).nonzero()[:, 0])
+    before = gold.score(rows)
+    place = torch.arange(len(rows))
+    for first, second in (
+        (rows.prompt_lengths, rows.prompt_lengths + 2),
+        (rows.prompt_lengths - 3, rows.prompt_lengths - 4),
+    ):
+        tokens = rows.tokens.clone()  # two tokens of the answer, then two letters of the prompt, change places
+        tokens[place, first], tokens[place, second] = rows.tokens[place, second], rows.tokens[place, first]
+        other = tokens[place, first] != tokens[place, second]
+        changed = (gold.score(replace(rows, tokens=tokens)) - before).abs()
+        assert (changed[other] > 1e-4).float().mean() > 0.9
+
+
+def test_far_away_it_is_the_process_that_it_was_drawn_from(gold: GoldReward) -> None:
+    """Over places far apart the covariance of two rewards is exp(−½·(distance/reach)²), as a share of the variance."""
+    generator = torch.Generator().manual_seed(0)
+    places = 400 * torch.rand(40_000, 3, generator=generator)
+    step = torch.randn(40_000, 3, generator=generator)
+    step /= step.norm(dim=1, keepdim=True)
+    here = gold.reward(places)
+    for distance in (0.75, 1.5, 3.0):
+        there = gold.reward(places + distance * step)
+        found = float(torch.corrcoef(torch.stack([here, there]))[0, 1])
+        assert found == pytest.approx(math.exp(-0.5 * (distance / 1.5) ** 2), abs=0.06)
+
+
+def test_prompts_come_again_with_their_seed() -> None:
+    assert draw_prompts(5, 3) == draw_prompts(5, 3) != draw_prompts(5, 4)
+    assert all(len(prompt.text) == 4 and set(prompt.text) <= set(ALPHABET) for prompt in draw_prompts(50, 0))
+
+
+def test_a_saved_decoder_is_the_one_that_was_drawn(tmp_path: Path) -> None:
+    trunk = load_trunk(str(save_decoder(tmp_path / "base", 16, 5)))
+    assert trunk.fingerprint == Trunk(random_decoder(16, 5), tiny_tokenizer(ALPHABET)).fingerprint
+    assert trunk.fingerprint != Trunk(random_decoder(16, 6), tiny_tokenizer(ALPHABET)).fingerprint
+
+
+def test_the_policy_is_undecided_but_not_blind(answers: Rollouts) -> None:
+    """Nats per token: well below those of chance, and far from certain, so that there is much to choose from."""
+    entropy = -float(answers.logps.sum() / answers.response_mask.sum())
+    assert 1.5 < entropy < 3.0 < math.log(len(tiny_tokenizer(ALPHABET)))
