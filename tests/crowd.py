@@ -22,7 +22,8 @@ from pathlib import Path
 
 from itsdangerous import TimestampSigner
 
-from manners.feedback.assign import BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import BatchSettings
 from manners.feedback.chain import audit
 from manners.feedback.exports import submissions
 from manners.feedback.materials import Material

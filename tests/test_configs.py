@@ -8,6 +8,7 @@ import pytest
 
 from manners.cli.demo import DemoConfig
 from manners.config import Config, load_config, parse_yaml
+from manners.evaluate.overoptimisation import OveroptimisationConfig
 from manners.train.classifier import ClassifierConfig
 from manners.train.ppo import PPOConfig
 from manners.train.reward import RewardConfig
@@ -19,11 +20,11 @@ COMPLETE: dict[str, type[Config]] = {
     "reward": RewardConfig,
     "ppo": PPOConfig,
     "classifier": ClassifierConfig,
+    "overoptimisation": OveroptimisationConfig,
 }
 VARIANTS: dict[str, type[Config]] = {
     "tiny_ppo": PPOConfig,
     "hacking": PPOConfig,
-    "overoptimisation": PPOConfig,
     "noisy_reward": RewardConfig,
 }
 FILES = sorted(FOLDER.glob("*.yaml"))

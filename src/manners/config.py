@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -104,21 +104,25 @@ def _explain(kind: type[Config], error: ValidationError, path: Path | None) -> s
 
 def _named(kind: type[Config], loc: Sequence[str | int]) -> list[str]:
     """`loc` down to the last key of a config: behind it pydantic names the branches of a union."""
-    named: list[str] = []
+    named: list[str | int] = []
     for part in loc:
         if named and not _keys(kind, named):
             break
-        named.append(str(part))
-    return named
+        named.append(part)
+    return [str(part) for part in named]
 
 
 def _keys(kind: type[Config], path: Sequence[str | int]) -> list[str]:
+    """The keys of the config at `path`, where a number is a place in a list of configs; none where there is no config."""
     fields: Mapping[str, Any] = kind.model_fields
     for part in path:
-        inner = fields[str(part)].annotation if str(part) in fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if isinstance(part, int):
+            continue
+        annotation = fields[part].annotation if part in fields else None
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not inner:
             return []
-        fields = inner.model_fields
+        fields = inner[0].model_fields
     return list(fields)
 
 

@@ -13,6 +13,7 @@ from tiny import WIDTH  # noqa: F401 - one thread
 from manners.config import load_config
 from manners.evaluate.overoptimisation import (
     JUDGES,
+    OPTIMISED,
     OveroptimisationConfig,
     Proxies,
     Setting,
@@ -54,7 +55,7 @@ def result(run: Run) -> Any:
 
 
 def of_pool(opinions: torch.Tensor) -> Proxies:
-    return Proxies(Path("nowhere"), Setting(24, 16, 2), 0, [0.5], opinions)
+    return Proxies(Path("nowhere"), Setting(24, 16, 2, 2), 0, [0.5], opinions)
 
 
 def gold_of(world: World, pairs: list[Pair], seed: int) -> list[tuple[float, float]]:
@@ -136,13 +137,13 @@ def test_single_is_the_mean_over_the_members(world: World) -> None:
 
 def test_the_run_holds_what_it_was_made_from(run: Run) -> None:
     below = [Run(path.parent) for path in sorted(run.path.rglob("lineage.json"))]
-    assert Counter(each.kind for each in below) == {"overoptimisation": 1, "reward": 6, "ppo": 8}
+    assert Counter(each.kind for each in below) == {"overoptimisation": 1, "reward": 6, "ppo": 6}
     assert {each.status["status"] for each in below} == {"finished"}
     assert {path.name for path in (run.path / "bases").iterdir()} == {"8", "16"}
 
 
 def test_ppo_leaves_the_start_alone_at_first_and_pays_no_penalty(run: Run, result: Any) -> None:
-    for judge in JUDGES:
+    for judge in OPTIMISED:
         config = load_config(PPOConfig, run.path / "ppo" / judge / "1" / "config.yaml")
         assert (config.beta, config.guards, config.seed) == (0, (), 1)
         assert config.reward.combine == ("mean" if judge == "single" else judge)
@@ -168,7 +169,9 @@ def test_the_result_counts_up(result: Any) -> None:
         assert 0 <= setting["accuracy"] <= 1
         assert [len(judge["curves"]) for judge in setting["judges"].values()] == [2] * len(JUDGES)
     short = summary(result)
-    assert short["ppo"]["mean"]["gold"]["r2"] == pytest.approx(result["ppo"]["judges"]["mean"]["gold"]["r2"], abs=1e-4)
+    assert short["ppo"]["single"]["gold"]["r2"] == pytest.approx(
+        result["ppo"]["judges"]["single"]["gold"]["r2"], abs=1e-4
+    )
     everything = [
         j[w]["r2"] for m in (main["judges"], result["ppo"]["judges"]) for j in m.values() for w in ("gold", "proxy")
     ]
@@ -181,7 +184,7 @@ def test_gold_peaks_first_only_where_it_does_for_every_judge(result: Any) -> Non
         for judges in (changed["best_of_n"][0]["judges"], changed["ppo"]["judges"]):
             for judge in judges.values():
                 judge["gold"]["peak"], judge["proxy"]["peak"] = gold, proxy
-        changed["ppo"]["judges"]["mean"]["gold"]["peak"] = last
+        changed["ppo"]["judges"]["worst_case"]["gold"]["peak"] = last
         return summary(changed)["gold_peaks_first"]
 
     assert with_peaks(1.0, 2.0, 1.0)

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from browsing import FakeClock, materials
 
 from manners.errors import MannersError
-from manners.feedback.assign import Batch, BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import Batch, BatchSettings
 from manners.feedback.people import User
 from manners.feedback.store import Store
 from manners.feedback.submissions import Answer, submit

@@ -13,7 +13,8 @@ from alembic import command
 from browsing import materials
 
 from manners.feedback import chain, database
-from manners.feedback.assign import BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import BatchSettings
 from manners.feedback.people import People, User
 from manners.feedback.store import Store
 from manners.feedback.submissions import Answer, submit

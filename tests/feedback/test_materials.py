@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from browsing import materials
 
-from manners.feedback.assign import BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import BatchSettings
 from manners.feedback.importers.rows import BadRowError, Reject
 from manners.feedback.materials import Material, material_of, read_materials, starter_materials, unjudged
 from manners.feedback.store import Store

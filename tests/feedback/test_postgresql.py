@@ -17,7 +17,8 @@ from browsing import CHEAP, Browser, materials, token_in
 from crowd import crowd, missing_or_doubled
 
 from manners.errors import MannersError
-from manners.feedback.assign import BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import BatchSettings
 from manners.feedback.chain import audit
 from manners.feedback.people import People
 from manners.feedback.store import Added, Store

@@ -10,7 +10,8 @@ import pytest
 from browsing import materials
 
 from manners.errors import MannersError
-from manners.feedback.assign import BatchSettings, Desk, Mode, Task
+from manners.feedback.assign import Desk, Task
+from manners.feedback.batch import BatchSettings, Mode
 from manners.feedback.exports import submissions
 from manners.feedback.pairs import pairs_of
 from manners.feedback.people import User

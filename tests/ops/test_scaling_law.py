@@ -42,6 +42,18 @@ def test_a_fit_to_noisy_rewards_is_that_of_scipy_and_its_r2_that_of_sklearn(kind
     assert law.r2(torch.from_numpy(distances), torch.from_numpy(rewards)) == pytest.approx(expected, abs=1e-9)
 
 
+def test_r2_of_rewards_that_do_not_vary_is_that_of_sklearn() -> None:
+    distances, nothing = torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3)
+    assert BestOfNLaw(0.0, 0.0).r2(distances, nothing) == r2_score([0, 0, 0], [0, 0, 0]) == 1
+    assert BestOfNLaw(1.0, 0.0).r2(distances, nothing) == r2_score([0, 0, 0], [0, 1, 2]) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_that_never_moved_has_a_flat_law(kind: type[Law]) -> None:
+    law = kind.fit(torch.zeros(4), torch.zeros(4))
+    assert (law.alpha, law.beta) == pytest.approx((0, 0))
+
+
 def test_peaks_by_hand() -> None:
     assert (BestOfNLaw(2.0, 0.5).peak, BestOfNLaw(2.0, 0.5).height) == (2.0, 2.0)  # α/2β and α²/4β
     assert (PolicyLaw(0.5, 0.5).peak, PolicyLaw(0.5, 0.5).height) == (1.0, 0.5)  # e⁰ and β·d*

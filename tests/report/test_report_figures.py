@@ -106,6 +106,17 @@ def test_counts_have_no_running_mean() -> None:
     assert len(line(figure, "curve-checks-data-skipped")[0]) == 60
 
 
+def test_a_scale_does_not_blow_up_rounding_errors_and_counts_begin_at_zero() -> None:
+    values = [1.0, 1.0 + 1e-7, 1.0 - 1e-7]
+    steps = [(float(i), {"first_ratio": value, "skipped": 0}) for i, value in enumerate(values)]
+    figure = figures.curve_panel(panels("ppo", steps)[0], steps)
+    _, ys = line(figure, "curve-checks-data-first_ratio")
+    assert max(ys) - min(ys) < 0.1
+    ticks = [e.text for e in ElementTree.fromstring(figure).iter("text")]
+    assert ticks.count("1") == 2 + 1  # once on either axis, and step 1
+    assert not [tick for tick in ticks if tick and tick.startswith("−")]
+
+
 @pytest.mark.parametrize("key", ["beta", "kl"])
 def test_the_caption_says_truthfully_whether_the_price_adapts(key: str) -> None:
     steps = [(float(i), {key: 1.0 + i}) for i in range(3)]

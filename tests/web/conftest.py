@@ -10,7 +10,8 @@ import pytest
 from browsing import CHEAP, Browser, FakeClock, materials, token_in
 from fastapi import FastAPI
 
-from manners.feedback.assign import Batch, BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import Batch, BatchSettings
 from manners.feedback.people import People, Role, User
 from manners.feedback.store import Store
 from manners.web import WebSettings, create_app

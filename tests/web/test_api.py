@@ -11,7 +11,8 @@ import pytest
 from browsing import Browser, materials
 from fastapi import FastAPI
 
-from manners.feedback.assign import BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import BatchSettings
 from manners.feedback.people import People, Role
 from manners.feedback.store import Store
 

@@ -10,7 +10,7 @@ from browsing import CHEAP, Browser, FakeClock, field_in, token_in
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from manners.feedback.assign import Batch
+from manners.feedback.batch import Batch
 from manners.feedback.people import IDLE_SECONDS, ROLES, SESSION_SECONDS, People, Role
 from manners.web import WebSettings, create_app
 from manners.web.passwords import Passwords, Throttle

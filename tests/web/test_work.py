@@ -11,7 +11,8 @@ import pytest
 from browsing import Browser, field_in, materials
 
 from manners.cli.data import make_pairs
-from manners.feedback.assign import Batch, BatchSettings, Desk
+from manners.feedback.assign import Desk
+from manners.feedback.batch import Batch, BatchSettings
 from manners.feedback.exports import submissions
 from manners.feedback.materials import material_of
 from manners.feedback.store import Store

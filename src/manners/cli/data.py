@@ -107,6 +107,8 @@ def made_from(run: Path, **sources: Path | str) -> dict[str, Any]:
             continue
         entry = {"path": os.path.relpath(path, run), "kind": "file"}
         if (path / "lineage.json").exists():
+            if not (path / "checkpoints").exists():
+                raise MannersError(f"run {path} has no checkpoint to build on; let it finish, or name another run")
             entry |= {"kind": Run.open(path).kind, "hash": file_hash(path / "checkpoints")}
         elif (path / pairing.MANIFEST).exists():
             manifest = read_json(path / pairing.MANIFEST)

@@ -38,16 +38,23 @@ from manners.train.reward import RewardConfig, train_reward
 
 Judge = Literal["single", "mean", "worst_case", "uncertainty_weighted"]
 JUDGES: tuple[Judge, ...] = ("single", "mean", "worst_case", "uncertainty_weighted")
+OPTIMISED: tuple[Judge, ...] = (
+    "single",
+    "worst_case",
+    "uncertainty_weighted",
+)  # by PPO, where every judge takes its time
 MICRO_TOKENS = 16_384
 Width = Annotated[int, Field(gt=0, multiple_of=8)]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a reward model is: how many comparisons it learns from and how wide it is. `replicates`: how often it is made anew."""
+    """What reward models are: how many comparisons they learn from, how wide they are, how many make an ensemble, and how often
+    that is made anew."""
 
     comparisons: int
     width: int
+    members: int
     replicates: int
 
     @property
@@ -73,7 +80,8 @@ class OveroptimisationConfig(Config):
     )
 
     other_comparisons: tuple[int, ...] = Field((150, 2400), description="best-of-n also with so many comparisons")
-    other_widths: tuple[Width, ...] = Field((8, 64), description="best-of-n also with reward models so wide")
+    other_widths: tuple[Width, ...] = Field((8,), description="best-of-n also with reward models so wide")
+    other_members: int = Field(2, gt=1, description="members of those ensembles")
     other_replicates: int = Field(2, gt=1, description="replicates of those")
 
     heldout_pairs: int = Field(400, gt=1, description="rightly labelled pairs on which reward models are tested")
@@ -87,12 +95,13 @@ class OveroptimisationConfig(Config):
     reward_learning_rate: float = Field(1e-2, gt=0)
 
     max_tokens: int = Field(16, gt=0, description="longest answer, end-of-turn token included")
-    steps: int = Field(24, gt=0, description="steps of PPO; a look at the held-out prompts after each")
+    steps: int = Field(20, gt=1, description="steps of PPO at most; a look at the held-out prompts after each")
+    kl_limit: float = Field(36.0, gt=0, description="nats per sequence: PPO ends beyond it, before all answers are one")
     batch: int = Field(256, gt=1, description="episodes per step")
     epochs: int = Field(2, gt=0, description="passes over the batch")
     learning_rate: float = Field(3e-3, gt=0)
     value_learning_rate: float = Field(1e-2, gt=0)
-    look_samples: int = Field(16, gt=0, description="answers per held-out prompt and look")
+    look_samples: int = Field(12, gt=0, description="answers per held-out prompt and look")
     seed: int = 0
 
     @property
@@ -100,10 +109,10 @@ class OveroptimisationConfig(Config):
         """1, 2, 4, … up to `largest_n`, and never more than there are answers."""
         return [2**power for power in range(min(self.largest_n, self.answers).bit_length())]
 
-    def reward(self, base: Path, seed: int) -> RewardConfig:
+    def reward(self, base: Path, members: int, seed: int) -> RewardConfig:
         """Settings of an ensemble on `base`."""
         return RewardConfig(
-            model=str(base), train_layers="all", rank=self.rank, alpha=2 * self.rank, read="mean", members=self.members,
+            model=str(base), train_layers="all", rank=self.rank, alpha=2 * self.rank, read="mean", members=members,
             epochs=self.reward_epochs, batch=self.reward_batch, learning_rate=self.reward_learning_rate,
             micro_tokens=MICRO_TOKENS, seed=seed,
         )  # fmt: skip
@@ -116,14 +125,14 @@ class OveroptimisationConfig(Config):
             steps=self.steps, batch=self.batch, epochs=self.epochs, max_tokens=self.max_tokens, warmup=0, schedule="constant",
             learning_rate=self.learning_rate, value_learning_rate=self.value_learning_rate, micro_tokens=MICRO_TOKENS,
             evaluate_every=1, evaluate_prompts=self.prompts, evaluate_samples=self.look_samples, log_rollouts=2,
-            critic_warmup_steps=1, save_every=self.steps, seed=seed,
+            critic_warmup_steps=1, kl_budget_per_sequence=self.kl_limit, save_every=self.steps, seed=seed,
         )  # fmt: skip
 
     @property
     def settings(self) -> list[Setting]:
         """The main one first, then those of best-of-n alone."""
-        main = Setting(self.comparisons, self.width, self.replicates)
-        other = replace(main, replicates=self.other_replicates)
+        main = Setting(self.comparisons, self.width, self.members, self.replicates)
+        other = replace(main, members=self.other_members, replicates=self.other_replicates)
         fewer = [replace(other, comparisons=count) for count in self.other_comparisons]
         return [main, *fewer, *(replace(other, width=width) for width in self.other_widths)]
 
@@ -155,9 +164,9 @@ def measure_overoptimisation(config: OveroptimisationConfig, run: Run, track: Tr
     plan = [(setting, replicate) for setting in config.settings for replicate in range(setting.replicates)]
     proxies = [train_proxies(config, world, *each, run.path) for each in track(plan, "reward models")]
     by_setting = [[p for p in proxies if p.setting == setting] for setting in config.settings]
-    races = [(judge, each) for judge in JUDGES for each in by_setting[0]]
+    races = [(judge, each) for judge in OPTIMISED for each in by_setting[0]]
     curves = [optimise(config, world, *race, run.path) for race in track(races, "PPO")]
-    learned = {judge: [c for c, (name, _) in zip(curves, races, strict=True) if name == judge] for judge in JUDGES}
+    learned = {judge: [c for c, (name, _) in zip(curves, races, strict=True) if name == judge] for judge in OPTIMISED}
     result = {
         "best_of_n": [
             _about(each) | {"judges": describe(choose(config, world, each), BestOfNLaw, "single")}
@@ -229,7 +238,7 @@ def train_proxies(
     path = folder / "proxies" / setting.name / str(replicate)
     base = _base(folder, setting.width)
     seed = config.seed + 1000 * (replicate + 1)
-    settings = config.reward(base, seed)
+    settings = config.reward(base, setting.members, seed)
     run = Run.create(path, "reward", settings, {"model": _source(base, path)})
     trunk = load_trunk(str(base), settings.train_layers)
     with run.guard():

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from pydantic import Field
 
-from manners.config import Config
 from manners.errors import MannersError
+from manners.feedback.batch import Batch, BatchSettings, Progress, batch_from, batch_of, fitting, item_rows
 from manners.feedback.clock import Clock, iso, now
 from manners.feedback.guidelines import add_guideline
 from manners.feedback.materials import Material
@@ -26,60 +25,11 @@ from manners.feedback.store import Store
 from manners.feedback.tables import ASSIGNMENTS, BATCHES, DRAFTS, ITEMS, PROMPTS
 from manners.records import Completion, Message, Prompt, content_hash
 
-Mode = Literal["rank", "pair", "ratings", "thumbs", "edit"]
-MODES: tuple[Mode, ...] = ("rank", "pair", "ratings", "thumbs", "edit")
 State = Literal["open", "expired", "done", "skipped"]
 
-# How many answers an item may have in each mode.
-_ANSWERS: Mapping[str, tuple[int, int]] = {
-    "rank": (2, 9),
-    "pair": (2, 2),
-    "ratings": (1, 9),
-    "thumbs": (1, 9),
-    "edit": (1, 9),
-}
 _GOLD = ITEMS.c.arm == "gold"
 # A repeated item comes back after this many others, when its first answer is no longer in mind.
 _REPEAT_AFTER = 10
-
-
-class BatchSettings(Config):
-    """What an admin decides about a batch."""
-
-    name: str = Field(min_length=1, max_length=120, description="what annotators see")
-    mode: Mode = Field(default="rank", description="rank, pair, ratings, thumbs or edit")
-    overlap: int = Field(default=1, ge=1, le=100, description="judgements wanted per item, each by somebody else")
-    lease_minutes: float = Field(
-        default=60, gt=0, le=7 * 24 * 60, description="how long an item is kept for one person"
-    )
-    gold_share: float = Field(default=0.1, ge=0, le=0.5, description="share of work that is items with a known answer")
-    repeat_share: float = Field(default=0.0, ge=0, le=0.5, description="share of work that is own items once more")
-    active_share: float = Field(
-        default=0.0, ge=0, le=1, description="share of items chosen by priority; the others at random"
-    )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="draws the order of items and answers")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch as the store keeps it."""
-
-    id: str
-    settings: BatchSettings
-    guideline_id: str
-    open: bool
-    created_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a batch is. `wanted` judgements in all, gold not counted; `judged` of them are there."""
-
-    items: int
-    gold: int
-    wanted: int
-    judged: int
-    skipped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +79,7 @@ class Desk:
 
     def create(self, settings: BatchSettings, guideline: str, materials: Iterable[Material]) -> Batch:
         """Make a batch of `materials`, each kind of item once. Raises MannersError where one does not fit the mode."""
-        kept = _fitting(settings.mode, materials)
+        kept = fitting(settings.mode, materials)
         batch_id, moment = secrets.token_hex(8), iso(self._clock())
         with self.store.transaction() as connection:
             version = add_guideline(self.store, guideline)
@@ -139,7 +89,7 @@ class Desk:
                     id=batch_id, **settings.model_dump(), guideline_id=version.id, open=True, created_at=moment
                 )
             )
-            connection.execute(ITEMS.insert(), _rows(batch_id, settings, kept, moment))
+            connection.execute(ITEMS.insert(), item_rows(batch_id, settings, kept, moment))
         return Batch(batch_id, settings, version.id, True, moment)
 
     def batches(self, only_open: bool = False) -> list[Batch]:
@@ -147,23 +97,23 @@ class Desk:
         query = sa.select(BATCHES).order_by(BATCHES.c.sequence.desc())
         with self.store.reading() as connection:
             rows = connection.execute(query.where(BATCHES.c.open) if only_open else query).mappings().all()
-        return [_batch(row) for row in rows]
+        return [batch_from(row) for row in rows]
 
     def batch(self, batch_id: str) -> Batch:
         """Raises MannersError where there is none."""
         with self.store.reading() as connection:
-            return _batch_of(connection, batch_id)
+            return batch_of(connection, batch_id)
 
     def set_open(self, batch_id: str, is_open: bool) -> None:
         """Close a batch, or open it again. A closed one hands out nothing, and still takes what was handed out."""
         with self.store.transaction() as connection:
-            _batch_of(connection, batch_id)
+            batch_of(connection, batch_id)
             connection.execute(BATCHES.update().where(BATCHES.c.id == batch_id).values(open=is_open))
 
     def set_guideline(self, batch_id: str, text: str) -> None:
         """From now on the batch goes by another wording; what was judged before keeps the version it was judged under."""
         with self.store.transaction() as connection:
-            _batch_of(connection, batch_id)
+            batch_of(connection, batch_id)
             version = add_guideline(self.store, text)
             connection.execute(BATCHES.update().where(BATCHES.c.id == batch_id).values(guideline_id=version.id))
 
@@ -186,7 +136,7 @@ class Desk:
     def next(self, user_id: str, batch_id: str) -> str | None:
         """The id of the task that person should do next in a batch; None when nothing is left for them."""
         with self.store.transaction() as connection:
-            batch = _batch_of(connection, batch_id)
+            batch = batch_of(connection, batch_id)
             self._sweep(connection)
             if not batch.open:
                 return None
@@ -202,7 +152,7 @@ class Desk:
         messages = tuple(Message(m["role"], m["content"]) for m in row["messages"])
         prompt = Prompt(messages, row["category"], row["split"])
         shown = tuple(answers[completion_id] for completion_id in row["display_order"])
-        return Task(row["id"], _batch(row, "batch_"), row["item_id"], user_id, row["round"], row["state"], prompt, shown,
+        return Task(row["id"], batch_from(row, "batch_"), row["item_id"], user_id, row["round"], row["state"], prompt, shown,
                     row["seed"], row["leased_until"], row["created_at"])  # fmt: skip
 
     def done(self, user_id: str, batch_id: str) -> int:
@@ -303,57 +253,6 @@ class Desk:
             return connection.scalar(sa.select(DRAFTS.c.content).where(DRAFTS.c.assignment_id == task_id)) or {}
 
 
-def _fitting(mode: Mode, materials: Iterable[Material]) -> list[Material]:
-    """Each different material once. Raises MannersError where one has the wrong number of answers, or nothing is to be judged."""
-    least, most = _ANSWERS[mode]
-    kept = {(m.prompt.id, frozenset(c.id for c in m.completions)): m for m in materials}
-    for material in kept.values():
-        if not least <= len(material.completions) <= most:
-            wanted = str(least) if least == most else f"{least} to {most}"
-            raise MannersError(
-                f"the prompt {material.prompt.text[:60]!r} has {len(material.completions)} answers; "
-                f"a batch of mode {mode} takes items with {wanted}"
-            )
-    if all(material.gold for material in kept.values()):
-        raise MannersError("a batch needs an item without a known answer; add prompts with answers to judge")
-    return list(kept.values())
-
-
-def _rows(batch_id: str, settings: BatchSettings, materials: Sequence[Material], moment: str) -> list[dict[str, Any]]:
-    rows = []
-    for place, (material, arm) in enumerate(_arranged(materials, settings)):
-        ids = [c.id for c in material.completions]
-        gold = [[ids[p] for p in tier] for tier in material.gold] if material.gold else None
-        arm = "gold" if gold else arm
-        rows.append(
-            {"id": content_hash("item", batch_id, material.prompt.id, sorted(ids)), "batch_id": batch_id,
-             "prompt_id": material.prompt.id, "completions": ids, "gold": gold, "arm": arm, "place": place, "taken": 0,
-             "judged": 0, "created_at": moment}
-        )  # fmt: skip
-    return rows
-
-
-def _arranged(materials: Sequence[Material], settings: BatchSettings) -> list[tuple[Material, str]]:
-    """The order of the batch with each item's arm: by priority for a share of the places, at random for the others.
-
-    The random arm stays beside the active one: it alone says how the model does on prompts as they come.
-    """
-    draws = random.Random(settings.seed)
-    at_random = list(range(len(materials)))
-    draws.shuffle(at_random)
-    by_priority = sorted(
-        (p for p in at_random if materials[p].priority is not None), key=lambda p: -(materials[p].priority or 0)
-    )
-    arranged: dict[int, str] = {}
-    while len(arranged) < len(materials):
-        active = bool(by_priority) and draws.random() < settings.active_share
-        line = by_priority if active else at_random
-        place = line.pop(0)
-        if place not in arranged:
-            arranged[place] = "active" if active else "random"
-    return [(materials[place], arm) for place, arm in arranged.items()]
-
-
 def _unseen(user_id: str, batch_id: str) -> sa.Select[Any]:
     """Items of a batch that a person was never given, the least judged first."""
     given = sa.select(ASSIGNMENTS.c.id).where(ASSIGNMENTS.c.item_id == ITEMS.c.id, ASSIGNMENTS.c.user_id == user_id)
@@ -388,16 +287,3 @@ def _dealt_with(connection: sa.Connection, user_id: str, batch_id: str) -> int:
         ASSIGNMENTS.c.state.in_(("done", "skipped")),
     )
     return connection.scalar(query) or 0
-
-
-def _batch_of(connection: sa.Connection, batch_id: str) -> Batch:
-    row = connection.execute(sa.select(BATCHES).where(BATCHES.c.id == batch_id)).mappings().one_or_none()
-    if row is None:
-        raise MannersError("there is no such batch")
-    return _batch(row)
-
-
-def _batch(row: sa.RowMapping, prefix: str = "") -> Batch:
-    settings = BatchSettings.model_construct(**{key: row[prefix + key] for key in BatchSettings.model_fields})
-    own = (row[prefix + key] for key in ("guideline_id", "open", "created_at"))
-    return Batch(row["batch_id" if prefix else "id"], settings, *own)

@@ -53,10 +53,14 @@ class Law(ABC):
         return cls(alpha, beta)
 
     def r2(self, distances: Tensor, rewards: Tensor) -> float:
-        """The share of the rewards' variance that the law explains; 1 = all of it, below 0 = worse than their mean."""
+        """The share of the rewards' variance that the law explains: 1 = all of it, below 0 = worse than their mean.
+
+        Rewards that do not vary give 1 where the law meets them, else 0.
+        """
         rewards = rewards.double()
-        spread = (rewards - rewards.mean()).square().sum()
-        return float(1 - (rewards - self.at(distances)).square().sum() / spread)
+        missed = float((rewards - self.at(distances)).square().sum())
+        spread = float((rewards - rewards.mean()).square().sum())
+        return 1 - missed / spread if spread else float(missed == 0)
 
 
 class BestOfNLaw(Law):

@@ -310,9 +310,8 @@ def panels(kind: str, steps: Steps, kl_levels: tuple[tuple[float, str], ...] = (
             known = SUPERVISED
         case _:
             known = POLICY
-    present = {key for _, row in steps for key, value in row.items() if number(value) is not None} - _telling_nothing(
-        steps
-    )
+    numbers = {key for _, row in steps for key, value in row.items() if number(value) is not None}
+    present = numbers - _telling_nothing(steps)
     shown = [_only(panel, present) for panel in known if present & set(panel.keys)]
     shown = [_with_levels(panel, kl_levels) if panel.name == "kl" else panel for panel in shown]
     if "target" in {name for _, name in kl_levels}:

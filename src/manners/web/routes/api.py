@@ -13,7 +13,8 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from manners.errors import MannersError
-from manners.feedback.assign import Batch, BatchSettings, Task
+from manners.feedback.assign import Task
+from manners.feedback.batch import Batch, BatchSettings
 from manners.feedback.exports import preference_row, submissions
 from manners.feedback.guidelines import guideline, starter_guideline
 from manners.feedback.importers.files import unstorable

@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from manners.errors import MannersError
-from manners.feedback.assign import MODES, Batch, BatchSettings
+from manners.feedback.batch import MODES, Batch, BatchSettings
 from manners.feedback.guidelines import LONGEST, guideline, starter_guideline
 from manners.feedback.importers.files import FORMATS
 from manners.feedback.importers.rows import Reject
