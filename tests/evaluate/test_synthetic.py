@@ -31,6 +31,7 @@ def gold(answers: Rollouts) -> GoldReward:
 def test_a_seed_gives_one_gold_reward_and_another_seed_another(gold: GoldReward, answers: Rollouts) -> None:
     again, other = (GoldReward(seed, answers, qualities=3, reach=1.5) for seed in (0, 1))
     assert torch.equal(gold.score(answers), again.score(answers))
+    assert gold.trunk.fingerprint == again.trunk.fingerprint != other.trunk.fingerprint
     assert abs(float(torch.corrcoef(torch.stack([gold.score(answers), other.score(answers)]))[0, 1])) < 0.5
 
 
@@ -39,6 +40,16 @@ def test_units_are_those_of_the_reference(gold: GoldReward, answers: Rollouts) -
     assert torch.allclose(qualities.mean(0), torch.zeros(3), atol=1e-4)
     assert torch.allclose(torch.cov(qualities.T), torch.eye(3), atol=1e-3)
     assert (float(scores.mean()), float(scores.std())) == pytest.approx((0, 1), abs=1e-4)
+
+
+@torch.no_grad()
+def test_qualities_are_read_from_the_tokens_of_the_answer_alone(gold: GoldReward, answers: Rollouts) -> None:
+    for row in (0, 5):
+        length, start = int(answers.lengths[row]), int(answers.prompt_lengths[row])
+        alone = answers.tokens[row : row + 1, :length]
+        hidden = gold.trunk.model.base_model(input_ids=alone).last_hidden_state[0, start:]
+        expected = (hidden @ gold.directions - gold.centre).mean(0)
+        assert torch.allclose(gold.qualities(answers)[row], expected, atol=1e-3)
 
 
 def test_padding_and_company_change_nothing(gold: GoldReward, answers: Rollouts) -> None:

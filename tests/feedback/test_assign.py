@@ -196,7 +196,7 @@ def test_batches_that_cannot_be(desk: Desk) -> None:
         ("rank", [replace(m, gold=GOLD) for m in materials(2)], "without a known answer"),
     ):
         with pytest.raises(MannersError, match=reason):
-            desk.create(BatchSettings(name="b", mode=mode), "g", made)  # type: ignore[arg-type]
+            desk.create(BatchSettings(name="b", mode=mode), "g", made)
     with pytest.raises(MannersError, match="1 to 100000 characters"):
         desk.create(BatchSettings(name="b"), " ", materials(1))
     assert desk.batches() == []
