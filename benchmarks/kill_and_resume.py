@@ -2,13 +2,14 @@
 
     python benchmarks/kill_and_resume.py --kills 20
 
-Half of the kills fall at a moment drawn from the duration of a whole run, half while something is being written. The last line
-is one JSON object; the exit code is 1 when any file differs.
+A moment is counted in changes of the run's folder, so that none is lost on loading libraries, and every second kill waits until
+something is being written. The last line is one JSON object; the exit code is 1 when any file differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import subprocess
@@ -23,34 +24,40 @@ COMPARED = ("metrics.jsonl", "samples.jsonl", "checkpoints/best/adapter_model.sa
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def command(config: Path, sets: list[str], run: Path, resume: bool) -> list[str]:
-    where = ["--resume", str(run)] if resume else [str(config), "--run", str(run), *sets]
-    return [sys.executable, "-c", "from manners.cli import main; main()", "train", "ppo", *where]
+def begin(config: Path, sets: list[str], run: Path) -> subprocess.Popen[bytes]:
+    """Start the run, or go on with it where it is there."""
+    where = ["--resume", str(run)] if (run / "lineage.json").exists() else [str(config), "--run", str(run), *sets]
+    command = [sys.executable, "-c", "from manners.cli import main; main()", "train", "ppo", *where]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def whole(config: Path, sets: list[str], run: Path) -> float:
-    """Run without interruption; gives the seconds."""
-    start = time.monotonic()
-    subprocess.run(command(config, sets, run, resume=False), check=True, capture_output=True)
-    return time.monotonic() - start
-
-
-def kill_once(config: Path, sets: list[str], run: Path, seconds: float, while_writing: bool) -> bool:
-    """Start or resume the run and kill it; True if it was still alive to be killed."""
-    resume = (run / "lineage.json").exists()
-    process = subprocess.Popen(command(config, sets, run, resume), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    # a run spends most of its seconds on loading libraries: those kills would prove little
-    until = time.monotonic() + random.uniform(0.4, 1.0) * seconds
+def watch(process: subprocess.Popen[bytes], run: Path, kill_after: float, while_writing: bool) -> int:
+    """Kill the process once the run's folder has changed so many times; gives how often it changed until the end."""
+    changes, before = -1, {Path(): 0}
     while process.poll() is None:
-        late = time.monotonic() > until
-        if late and (not while_writing or any(run.glob("*/.*.part"))):
+        now = sizes(run)
+        changes, before = changes + (now != before), now
+        if changes >= kill_after and (not while_writing or any(path.suffix == ".part" for path in now)):
             process.kill()
-            process.wait()
-            return True
         time.sleep(0.0005)
-    if process.returncode != 0:
+    if process.returncode > 0:
         raise SystemExit(process.stderr.read().decode() if process.stderr else "the run failed")
-    return False
+    return changes
+
+
+def sizes(folder: Path) -> dict[Path, int]:
+    """Sizes of all that lies in the folder now; what goes while it is looked at is left out."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                found[path] = path.stat().st_size
+    return found
+
+
+def rows(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 def main() -> None:
@@ -63,20 +70,23 @@ def main() -> None:
     random.seed(args.seed)
     sets = [part for value in args.set for part in ("--set", value)]
     with tempfile.TemporaryDirectory() as folder:
-        reference = Path(folder) / "whole"
-        seconds = whole(args.config, sets, reference)
-        present = [name for name in COMPARED if (reference / name).exists()]
+        whole = Path(folder) / "whole"
+        changes = watch(begin(args.config, sets, whole), whole, float("inf"), while_writing=False)
+        present = [name for name in COMPARED if (whole / name).exists()]
         kills, runs, differing = 0, 0, set()
         while kills < args.kills:
             run, runs = Path(folder) / f"killed-{runs}", runs + 1
-            while kills < args.kills and kill_once(args.config, sets, run, seconds, while_writing=kills % 2 == 1):
-                kills += 1
-                done = len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
-                print(f"kill {kills} after {done} rows of metrics", file=sys.stderr)
-            subprocess.run(
-                command(args.config, sets, run, (run / "lineage.json").exists()), check=True, capture_output=True
-            )
-            differing |= {name for name in present if (run / name).read_bytes() != (reference / name).read_bytes()}
+            alive = True
+            while alive:
+                left = changes * (1 - rows(run) / rows(whole))
+                moment = random.uniform(0, 0.8 * left) if kills < args.kills else float("inf")
+                process = begin(args.config, sets, run)
+                watch(process, run, moment, while_writing=kills % 2 == 1)
+                alive = process.returncode < 0
+                if alive:
+                    kills += 1
+                    print(f"kill {kills} after {rows(run)} rows of metrics", file=sys.stderr)
+            differing |= {name for name in present if (run / name).read_bytes() != (whole / name).read_bytes()}
     print(json.dumps({"kills": kills, "runs": runs, "files_compared": present, "files_differing": sorted(differing)}))
     sys.exit(bool(differing))
 
