@@ -13,6 +13,7 @@ import contextlib
 import copy
 import functools
 import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -101,6 +102,9 @@ class Trunk(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self._decoder, self._layers, self._norm = _anatomy(model)
+        # transformers 5.24 gave the keyword a new name
+        named = inspect.signature(self._decoder.forward).parameters
+        self._cache_name = "cache" if "cache" in named else "past_key_values"
         depth = len(self._layers)
         if train_layers != "all" and not 1 <= train_layers <= depth:
             raise MannersError(
@@ -202,7 +206,11 @@ class Trunk(nn.Module):
         attention [B, 1, T, seen] bool; positions [B, T].
         """
         hidden: Tensor = self._decoder(
-            input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=tokens,
+            attention_mask=attention,
+            position_ids=positions,
+            use_cache=True,
+            **{self._cache_name: cache},
         ).last_hidden_state
         return hidden
 
