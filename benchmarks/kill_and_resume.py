@@ -2,14 +2,13 @@
 
     python benchmarks/kill_and_resume.py --kills 20
 
-A moment is counted in changes of the run's folder, so that none is lost on loading libraries, and every second kill waits until
-something is being written. The last line is one JSON object; the exit code is 1 when any file differs.
+A moment is drawn from what the run logs, and from the seconds of a step, so that no kill is lost on loading libraries; every second
+kill waits until something is being written. The last line is one JSON object; the exit code is 1 when any file differs.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
 import subprocess
@@ -31,33 +30,33 @@ def begin(config: Path, sets: list[str], run: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def watch(process: subprocess.Popen[bytes], run: Path, kill_after: float, while_writing: bool) -> int:
-    """Kill the process once the run's folder has changed so many times; gives how often it changed until the end."""
-    changes, before = -1, {Path(): 0}
-    while process.poll() is None:
-        now = sizes(run)
-        changes, before = changes + (now != before), now
-        if changes >= kill_after and (not while_writing or any(path.suffix == ".part" for path in now)):
-            process.kill()
-        time.sleep(0.0005)
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the process; stop with its message where it failed by itself."""
+    _, error = process.communicate()
     if process.returncode > 0:
-        raise SystemExit(process.stderr.read().decode() if process.stderr else "the run failed")
-    return changes
+        raise SystemExit(error.decode())
 
 
-def sizes(folder: Path) -> dict[Path, int]:
-    """Sizes of all that lies in the folder now; what goes while it is looked at is left out."""
-    found = {}
-    with contextlib.suppress(OSError):
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                found[path] = path.stat().st_size
-    return found
+def kill(process: subprocess.Popen[bytes], run: Path, logged: float, pause: float, while_writing: bool) -> bool:
+    """Kill the process `pause` seconds after the run has logged more than `logged` bytes; True if it was still alive."""
+    while process.poll() is None and bytes_of(run) <= logged:
+        time.sleep(0.002)
+    time.sleep(pause)
+    while process.poll() is None and while_writing and not any(run.glob("*/.*.part")):
+        time.sleep(0.0005)
+    process.kill()
+    end(process)
+    return process.returncode < 0
 
 
-def rows(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+def bytes_of(run: Path) -> int:
+    """How much the run has logged that another run would log as well."""
+    return sum(path.stat().st_size for name in ("metrics.jsonl", "samples.jsonl") if (path := run / name).exists())
+
+
+def seconds_of_a_step(run: Path) -> float:
+    seconds = [json.loads(line)["seconds"] for line in (run / "timings.jsonl").read_text(encoding="utf-8").splitlines()]
+    return sum(seconds) / len(seconds)
 
 
 def main() -> None:
@@ -71,21 +70,20 @@ def main() -> None:
     sets = [part for value in args.set for part in ("--set", value)]
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        changes = watch(begin(args.config, sets, whole), whole, float("inf"), while_writing=False)
+        end(begin(args.config, sets, whole))
         present = [name for name in COMPARED if (whole / name).exists()]
         kills, runs, differing = 0, 0, set()
         while kills < args.kills:
-            run, runs = Path(folder) / f"killed-{runs}", runs + 1
-            alive = True
-            while alive:
-                left = changes * (1 - rows(run) / rows(whole))
-                moment = random.uniform(0, 0.8 * left) if kills < args.kills else float("inf")
-                process = begin(args.config, sets, run)
-                watch(process, run, moment, while_writing=kills % 2 == 1)
-                alive = process.returncode < 0
+            run, runs, alive = Path(folder) / f"killed-{runs}", runs + 1, True
+            while alive and kills < args.kills:
+                now = bytes_of(run)
+                moment = random.uniform(now, now + 0.7 * (bytes_of(whole) - now))
+                pause = random.uniform(0, seconds_of_a_step(whole))
+                alive = kill(begin(args.config, sets, run), run, moment, pause, while_writing=kills % 2 == 1)
                 if alive:
                     kills += 1
-                    print(f"kill {kills} after {rows(run)} rows of metrics", file=sys.stderr)
+                    print(f"kill {kills} after {bytes_of(run) / bytes_of(whole):.0%} of the run", file=sys.stderr)
+            end(begin(args.config, sets, run))
             differing |= {name for name in present if (run / name).read_bytes() != (whole / name).read_bytes()}
     print(json.dumps({"kills": kills, "runs": runs, "files_compared": present, "files_differing": sorted(differing)}))
     sys.exit(bool(differing))

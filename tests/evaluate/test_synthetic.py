@@ -25,11 +25,11 @@ def answers() -> Rollouts:
 
 @pytest.fixture(scope="module")
 def gold(answers: Rollouts) -> GoldReward:
-    return GoldReward(0, answers, qualities=3, reach=1.5)
+    return GoldReward(0, answers, qualities=3, reach=2.5)
 
 
 def test_a_seed_gives_one_gold_reward_and_another_seed_another(gold: GoldReward, answers: Rollouts) -> None:
-    again, other = (GoldReward(seed, answers, qualities=3, reach=1.5) for seed in (0, 1))
+    again, other = (GoldReward(seed, answers, qualities=3, reach=2.5) for seed in (0, 1))
     assert torch.equal(gold.score(answers), again.score(answers))
     assert gold.trunk.fingerprint == again.trunk.fingerprint != other.trunk.fingerprint
     assert abs(float(torch.corrcoef(torch.stack([gold.score(answers), other.score(answers)]))[0, 1])) < 0.5
@@ -75,17 +75,19 @@ def test_the_gold_reward_reads_the_prompt_the_words_and_their_order(gold: GoldRe
         assert (changed[other] > 1e-4).float().mean() > 0.9
 
 
-def test_far_away_it_is_the_process_that_it_was_drawn_from(gold: GoldReward) -> None:
-    """Over places far apart the covariance of two rewards is exp(−½·(distance/reach)²), as a share of the variance."""
-    generator = torch.Generator().manual_seed(0)
-    places = 400 * torch.rand(40_000, 3, generator=generator)
-    step = torch.randn(40_000, 3, generator=generator)
-    step /= step.norm(dim=1, keepdim=True)
-    here = gold.reward(places)
-    for distance in (0.75, 1.5, 3.0):
-        there = gold.reward(places + distance * step)
-        found = float(torch.corrcoef(torch.stack([here, there]))[0, 1])
-        assert found == pytest.approx(math.exp(-0.5 * (distance / 1.5) ** 2), abs=0.06)
+def test_nothing_is_better_than_what_is_liked_at_its_reach(gold: GoldReward) -> None:
+    best = float(gold.reward(2.5 * gold.liked[None]))
+    assert float(gold.liked.norm()) == pytest.approx(1)
+    anywhere = gold.reward(2 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)))
+    assert best - 0.1 < float(anywhere.max()) < best
+    steps = gold.reward(torch.linspace(0, 8, 33)[:, None] * gold.liked)  # a quarter of a deviation each
+    assert int(steps.argmax()) == 10
+    assert bool((steps[:11].diff() > 0).all() and (steps[10:].diff() < 0).all())
+
+
+def test_far_away_all_answers_are_average(gold: GoldReward) -> None:
+    far = 15 * torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert torch.allclose(gold.reward(far), gold.reward(torch.zeros(1, 3)).expand(50), atol=1e-5)
 
 
 def test_prompts_come_again_with_their_seed() -> None:

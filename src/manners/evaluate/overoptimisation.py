@@ -66,9 +66,7 @@ class OveroptimisationConfig(Config):
     """Settings of `evaluate overoptimisation`."""
 
     qualities: int = Field(4, gt=0, description="how many qualities of an answer the gold reward looks at")
-    reach: float = Field(
-        1.5, gt=0, description="how far the gold reward goes on as it began, in deviations of ordinary answers"
-    )
+    reach: float = Field(2.0, gt=0, description="how far from the average the best answer lies, in deviations")
     width: Width = Field(32, description="hidden width of the policy, and of its reward models")
 
     comparisons: int = Field(600, gt=1, description="labelled pairs that a reward model learns from")
@@ -121,7 +119,7 @@ class OveroptimisationConfig(Config):
         """Settings of PPO from `base` against `judge`: no shift penalty, no guards, and a first step that leaves the policy where it
         is, so that its look is that of distance 0."""
         return PPOConfig(
-            model=str(base), reward=judge, train_layers="all", rank=self.rank, alpha=2 * self.rank, beta=0, guards=(),
+            model=str(base), reward=judge, train_layers="all", rank=self.rank, alpha=2 * self.rank, beta=0, lam=1, guards=(),
             steps=self.steps, batch=self.batch, epochs=self.epochs, max_tokens=self.max_tokens, warmup=0, schedule="constant",
             learning_rate=self.learning_rate, value_learning_rate=self.value_learning_rate, micro_tokens=MICRO_TOKENS,
             evaluate_every=1, evaluate_prompts=self.prompts, evaluate_samples=self.look_samples, log_rollouts=2,

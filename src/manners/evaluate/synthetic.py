@@ -21,7 +21,6 @@ from manners.records import Prompt
 ALPHABET = string.ascii_lowercase + " "
 PROMPT_LETTERS = 4
 CONTEXT = 64
-WAVES = 512  # the covariance is met to about 1/√WAVES
 MICRO_TOKENS = 65_536
 
 
@@ -66,13 +65,13 @@ def save_decoder(folder: Path, width: int, seed: int) -> Path:
 
 
 class GoldReward:
-    """The true reward of this world: what `seed` draws from a Gaussian process over a few qualities of an answer.
+    """The true reward of this world: more of what is liked is better, as long as the answer stays within reach of ordinary ones.
 
-    A quality is a random direction in what a random decoder, on average over the answer's tokens, makes of prompt and answer. Over
-    the `reference` answers qualities have mean 0 and deviation 1 and do not correlate. The process has mean 0 and the covariance
-    exp(−½·(distance/reach)²): it bends little among ordinary answers, more as one goes further, and is back at the average
-    far away, where more of a good thing is none. Scores, too, have mean 0 and deviation 1 over the reference answers.
-    Drawn by random Fourier features (Rahimi & Recht 2007).
+    An answer has a few qualities: random directions in what a random decoder, on average over the answer's tokens, makes of prompt
+    and answer. Over the `reference` answers they have mean 0 and deviation 1 and do not correlate. With q the qualities and u a
+    random unit vector, what is liked, the reward is (u·q)·exp(−½·(|q|/reach)²): among ordinary answers nearly linear, best at
+    `reach` deviations, and back at that of the average answer far away, in whatever quality an answer went too far.
+    Scores have mean 0 and deviation 1 over the reference answers as well.
     """
 
     def __init__(self, seed: int, reference: Rollouts, *, qualities: int, reach: float, width: int = 32) -> None:
@@ -80,9 +79,8 @@ class GoldReward:
         self.trunk = Trunk(random_decoder(width, seed), tiny_tokenizer(ALPHABET), name="gold")
         self.directions = torch.randn(width, qualities, generator=generator)
         self.centre = torch.zeros(qualities)
-        self.frequencies = torch.randn(qualities, WAVES, generator=generator) / reach
-        self.phases = 2 * math.pi * torch.rand(WAVES, generator=generator)
-        self.amplitudes = math.sqrt(2 / WAVES) * torch.randn(WAVES, generator=generator)
+        self.liked = torch.nn.functional.normalize(torch.randn(qualities, generator=generator), dim=0)
+        self.reach = reach
         self.mean, self.std = 0.0, 1.0
         self._settle(reference)
 
@@ -93,7 +91,7 @@ class GoldReward:
     @torch.no_grad()
     def qualities(self, rollouts: Rollouts) -> Tensor:
         """Qualities [B, Q] of the answers, deviations of the reference."""
-        found = torch.zeros(len(rollouts), self.directions.shape[1])
+        found = torch.zeros(len(rollouts), len(self.centre))
         for index, part in rollouts.micro_batches(MICRO_TOKENS):
             hidden = self.trunk.hidden(self.trunk.states(part.tokens))
             mask = part.response_mask.to(hidden.dtype)
@@ -102,8 +100,8 @@ class GoldReward:
 
     def reward(self, qualities: Tensor) -> Tensor:
         """Scores [B] of answers with qualities [B, Q]."""
-        waves = torch.cos(qualities @ self.frequencies + self.phases)
-        return (waves @ self.amplitudes - self.mean) / self.std
+        counted = torch.exp(-0.5 * (qualities.norm(dim=-1) / self.reach) ** 2)
+        return (qualities @ self.liked * counted - self.mean) / self.std
 
     def _settle(self, reference: Rollouts) -> None:
         """Take the units of the qualities, and of the scores, from the reference answers."""
