@@ -24,9 +24,9 @@ prompts: 2
 answers: 4
 largest_n: 4
 reward_epochs: 1
-steps: 2
+steps: 4
+look_every: 2
 batch: 4
-epochs: 1
 look_samples: 1
 max_tokens: 4
 """

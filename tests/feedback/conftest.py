@@ -1,46 +1,12 @@
-"""A store with a desk and people, and a clock that the test moves."""
+"""Somebody who judges."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from browsing import FakeClock
 
-from manners.feedback.assign import Desk
 from manners.feedback.people import People, User
-from manners.feedback.store import Store
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, made once: copying it is quicker than making the tables again."""
-    place = tmp_path_factory.mktemp("blank") / "blank.db"
-    Store.open(place).close()
-    return place
-
-
-@pytest.fixture
-def store(tmp_path: Path, blank: Path) -> Iterator[Store]:
-    with Store.open(shutil.copy(blank, tmp_path / "judgements.db")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def people(store: Store, clock: FakeClock) -> People:
-    return People(store, clock)
-
-
-@pytest.fixture
-def desk(store: Store, clock: FakeClock) -> Desk:
-    return Desk(store, clock)
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def test_what_never_goes_up_peaks_at_the_start() -> None:
 
 
 def test_a_peak_beyond_all_numbers_is_no_overflow() -> None:
+    assert 0 < PolicyLaw(1.0, 1e-6).height < math.inf
     assert PolicyLaw(1.0, 1e-6).peak > 1e300
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from browsing import CHEAP, Browser, FakeClock, materials, token_in
@@ -17,35 +15,6 @@ from manners.feedback.store import Store
 from manners.web import WebSettings, create_app
 from manners.web.office import Office
 from manners.web.passwords import Passwords
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, made once: copying it is quicker than making the tables again."""
-    place = tmp_path_factory.mktemp("blank") / "blank.db"
-    Store.open(place).close()
-    return place
-
-
-@pytest.fixture
-def store(tmp_path: Path, blank: Path) -> Iterator[Store]:
-    with Store.open(shutil.copy(blank, tmp_path / "feedback.db")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def people(store: Store, clock: FakeClock) -> People:
-    return People(store, clock)
-
-
-@pytest.fixture
-def desk(store: Store, clock: FakeClock) -> Desk:
-    return Desk(store, clock)
 
 
 @pytest.fixture

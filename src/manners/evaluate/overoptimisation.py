@@ -65,11 +65,11 @@ class Setting:
 class OveroptimisationConfig(Config):
     """Settings of `evaluate overoptimisation`."""
 
-    qualities: int = Field(4, gt=0, description="how many qualities of an answer the gold reward looks at")
-    reach: float = Field(2.0, gt=0, description="how far from the average the best answer lies, in deviations")
+    qualities: int = Field(6, gt=1, description="of an answer, that the gold reward looks at; one of them is liked")
+    reach: float = Field(1.5, gt=0, description="how far out an answer may be in the others, in deviations")
     width: Width = Field(32, description="hidden width of the policy, and of its reward models")
 
-    comparisons: int = Field(600, gt=1, description="labelled pairs that a reward model learns from")
+    comparisons: int = Field(300, gt=1, description="labelled pairs that a reward model learns from")
     label_noise: float = Field(0.25, ge=0, lt=0.5, description="share of the labels that are turned round")
     members: int = Field(4, gt=1, description="reward models in an ensemble; they differ by their seeds")
     replicates: int = Field(4, gt=1, description="how often all is drawn and learned anew, which gives the intervals")
@@ -77,7 +77,7 @@ class OveroptimisationConfig(Config):
         0.5, ge=0, description="reward units taken off per unit of variance in an ensemble"
     )
 
-    other_comparisons: tuple[int, ...] = Field((150, 2400), description="best-of-n also with so many comparisons")
+    other_comparisons: tuple[int, ...] = Field((100, 1000), description="best-of-n also with so many comparisons")
     other_widths: tuple[Width, ...] = Field((8,), description="best-of-n also with reward models so wide")
     other_members: int = Field(2, gt=1, description="members of those ensembles")
     other_replicates: int = Field(2, gt=1, description="replicates of those")
@@ -93,11 +93,13 @@ class OveroptimisationConfig(Config):
     reward_learning_rate: float = Field(1e-2, gt=0)
 
     max_tokens: int = Field(16, gt=0, description="longest answer, end-of-turn token included")
-    steps: int = Field(20, gt=1, description="steps of PPO at most; a look at the held-out prompts after each")
-    kl_limit: float = Field(36.0, gt=0, description="nats per sequence: PPO ends beyond it, before all answers are one")
+    steps: int = Field(60, gt=1, description="steps of PPO at most")
+    look_every: int = Field(
+        3, gt=0, description="steps between looks at the held-out prompts; the first leave the policy alone"
+    )
+    kl_limit: float = Field(30.0, gt=0, description="nats per sequence: PPO ends beyond it, before all answers are one")
     batch: int = Field(256, gt=1, description="episodes per step")
-    epochs: int = Field(2, gt=0, description="passes over the batch")
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     value_learning_rate: float = Field(1e-2, gt=0)
     look_samples: int = Field(12, gt=0, description="answers per held-out prompt and look")
     seed: int = 0
@@ -116,14 +118,14 @@ class OveroptimisationConfig(Config):
         )  # fmt: skip
 
     def ppo(self, base: Path, judge: ScorerConfig, seed: int) -> PPOConfig:
-        """Settings of PPO from `base` against `judge`: no shift penalty, no guards, and a first step that leaves the policy where it
-        is, so that its look is that of distance 0."""
+        """Settings of PPO from `base` against `judge`: no shift penalty, no guards, and a policy that stays where
+        it is up to the first look, so that this is the one at distance 0."""
         return PPOConfig(
-            model=str(base), reward=judge, train_layers="all", rank=self.rank, alpha=2 * self.rank, beta=0, lam=1, guards=(),
-            steps=self.steps, batch=self.batch, epochs=self.epochs, max_tokens=self.max_tokens, warmup=0, schedule="constant",
+            model=str(base), reward=judge, train_layers="all", rank=self.rank, alpha=2 * self.rank, beta=0, guards=(),
+            steps=self.steps, batch=self.batch, epochs=1, max_tokens=self.max_tokens, warmup=0, schedule="constant",
             learning_rate=self.learning_rate, value_learning_rate=self.value_learning_rate, micro_tokens=MICRO_TOKENS,
-            evaluate_every=1, evaluate_prompts=self.prompts, evaluate_samples=self.look_samples, log_rollouts=2,
-            critic_warmup_steps=1, kl_budget_per_sequence=self.kl_limit, save_every=self.steps, seed=seed,
+            evaluate_every=self.look_every, evaluate_prompts=self.prompts, evaluate_samples=self.look_samples, log_rollouts=2,
+            critic_warmup_steps=self.look_every, kl_budget_per_sequence=self.kl_limit, save_every=self.steps, seed=seed,
         )  # fmt: skip
 
     @property

@@ -65,12 +65,12 @@ def save_decoder(folder: Path, width: int, seed: int) -> Path:
 
 
 class GoldReward:
-    """The true reward of this world: more of what is liked is better, as long as the answer stays within reach of ordinary ones.
+    """The true reward of this world: more of one quality is better, as long as the answer is not spoilt by the others.
 
-    An answer has a few qualities: random directions in what a random decoder, on average over the answer's tokens, makes of prompt
-    and answer. Over the `reference` answers they have mean 0 and deviation 1 and do not correlate. With q the qualities and u a
-    random unit vector, what is liked, the reward is (u·q)·exp(−½·(|q|/reach)²): among ordinary answers nearly linear, best at
-    `reach` deviations, and back at that of the average answer far away, in whatever quality an answer went too far.
+    Qualities of an answer are random directions in what a random decoder, on average over the answer's tokens, makes of prompt and
+    answer. Over the `reference` answers they have mean 0 and deviation 1 and do not correlate. One of them, a random direction
+    among them too, is liked; the others are neutral, but the further out an answer lies in them, the less it counts:
+    liked·exp(−½·(distance in the neutral ones/reach)²), which is near that of the average answer where they are far out.
     Scores have mean 0 and deviation 1 over the reference answers as well.
     """
 
@@ -100,8 +100,9 @@ class GoldReward:
 
     def reward(self, qualities: Tensor) -> Tensor:
         """Scores [B] of answers with qualities [B, Q]."""
-        counted = torch.exp(-0.5 * (qualities.norm(dim=-1) / self.reach) ** 2)
-        return (qualities @ self.liked * counted - self.mean) / self.std
+        liked = qualities @ self.liked
+        neutral = (qualities.square().sum(-1) - liked.square()).clamp(min=0)
+        return (liked * torch.exp(-0.5 * neutral / self.reach**2) - self.mean) / self.std
 
     def _settle(self, reference: Rollouts) -> None:
         """Take the units of the qualities, and of the scores, from the reference answers."""

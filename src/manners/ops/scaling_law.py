@@ -35,9 +35,9 @@ class Law(ABC):
         """The distance d* of the highest reward: infinity where the law never turns down, 0 where it never goes up."""
 
     @property
+    @abstractmethod
     def height(self) -> float:
-        """The reward at the peak."""
-        return float(self.at(torch.tensor([self.peak]))) if math.isfinite(self.peak) else math.inf
+        """The reward at the peak: infinity where that is, 0 where the law never goes up."""
 
     def at(self, distances: Tensor) -> Tensor:
         """Rewards [N] at distances [N]."""
@@ -76,6 +76,10 @@ class BestOfNLaw(Law):
             return math.inf
         return max(0.0, self.alpha / (2 * self.beta))
 
+    @property
+    def height(self) -> float:
+        return math.inf if self.beta <= 0 else self.peak * self.alpha / 2
+
 
 class PolicyLaw(Law):
     """R(d) = d·(α − β·ln d), with its peak d* = e^(α/β − 1) of height β·d*."""
@@ -89,6 +93,10 @@ class PolicyLaw(Law):
         if self.beta <= 0:
             return math.inf
         return math.exp(min(self.alpha / self.beta - 1, 700.0))  # e^710 is more than a float holds
+
+    @property
+    def height(self) -> float:
+        return math.inf if self.beta <= 0 else self.beta * self.peak
 
 
 def best_of_n_kl(n: int) -> float:
