@@ -16,7 +16,8 @@ import torch
 from manners.records import Prompt
 from manners.rewards.load import FunctionJudge, TextScorer
 from manners.runs import Run
-from manners.train.ppo import Judges, PPOConfig, train_ppo
+from manners.train.experiment import Judges
+from manners.train.ppo import PPOConfig, train_ppo
 
 QUESTIONS = [
     "How do I keep basil alive?",

@@ -13,7 +13,8 @@ from manners.batches import PPOBatch, Rollouts
 from manners.protocols import Evaluated, Objective
 from manners.records import Completion, Prompt
 from manners.runs import Run, read_jsonl, writing
-from manners.train.ppo import Judges, PPOConfig, ppo_loop
+from manners.train.experiment import Judges
+from manners.train.ppo import PPOConfig, ppo_loop
 
 PROMPT, LOGP = 3, -1.0
 PROMPTS = [Prompt.of(f"train {i}") for i in range(6)]

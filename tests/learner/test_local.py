@@ -22,7 +22,8 @@ from manners.models.trunk import TrainLayers, Trunk
 from manners.protocols import Evaluated, Objective
 from manners.records import Prompt
 from manners.sampling.local import LocalSampler
-from manners.train.ppo import PPOConfig, ppo_batch, ppo_objective, with_shift_penalty
+from manners.train.experiment import with_shift_penalty
+from manners.train.ppo import PPOConfig, ppo_batch, ppo_objective
 
 torch.set_num_threads(1)
 

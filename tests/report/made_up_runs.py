@@ -141,7 +141,7 @@ def timings(steps: int = 120) -> list[dict[str, Any]]:
     draw = random.Random(6)
     rows = []
     for step in range(1, steps + 1):
-        phases = {"sample": 5.1 + draw.gauss(0, 0.2), "score": 0.7, "reference": 0.5, "value": 0.3}
+        phases = {"sample": 5.1 + draw.gauss(0, 0.2), "score": 0.7, "reference": 0.5, "advantage": 0.3}
         phases |= {"update": 2.8 + draw.gauss(0, 0.1)} | ({"evaluate": 4.0} if step % 20 == 0 else {})
         rows.append({"step": step, "seconds": sum(phases.values()), "phase_seconds": phases})
     return rows

@@ -27,21 +27,16 @@ from manners.rewards.load import FunctionJudge, TextScorer
 from manners.rewards.model import RewardModel
 from manners.runs import Run
 from manners.sampling.local import LocalSampler
-from manners.train.ppo import (
+from manners.train.cycle import next_beta
+from manners.train.experiment import (
     Judges,
-    PPOConfig,
-    _prompt_order,
     look_at_heldout,
-    make_learner,
-    next_beta,
-    ppo_batch,
-    ppo_loop,
-    ppo_objective,
+    prompt_order,
     shape_scores,
     take_again,
-    train_ppo,
     with_shift_penalty,
 )
+from manners.train.ppo import PPOConfig, make_learner, ppo_batch, ppo_loop, ppo_objective, train_ppo
 
 torch.set_num_threads(1)
 
@@ -247,20 +242,20 @@ def test_an_answer_without_its_end_is_replaced_or_punished_and_not_both_and_neve
 @pytest.mark.parametrize(("count", "batch", "steps"), [(5, 2, 10), (3, 7, 6), (8, 8, 3), (1, 4, 2), (10, 3, 2)])
 def test_every_prompt_comes_once_before_any_comes_again(count: int, batch: int, steps: int) -> None:
     config = PPOConfig(batch=batch, steps=steps, seed=4)
-    order = _prompt_order(count, config)
+    order = prompt_order(count, config)
     assert [len(step) for step in order] == [batch] * steps
     flat = [i for step in order for i in step]
     for start in range(0, len(flat), count):
         part = flat[start : start + count]
         assert len(set(part)) == len(part)
         assert set(part) <= set(range(count))
-    assert _prompt_order(count, config) == order
+    assert prompt_order(count, config) == order
 
 
 def test_each_round_and_each_seed_has_its_own_order() -> None:
-    rounds = _prompt_order(20, PPOConfig(batch=20, steps=3, seed=0))
+    rounds = prompt_order(20, PPOConfig(batch=20, steps=3, seed=0))
     assert rounds[0] != rounds[1] != rounds[2]
-    assert _prompt_order(20, PPOConfig(batch=20, steps=3, seed=1)) != rounds
+    assert prompt_order(20, PPOConfig(batch=20, steps=3, seed=1)) != rounds
 
 
 def test_beta_stays_without_a_target_and_turns_towards_it_with_one() -> None:
@@ -411,7 +406,7 @@ def test_what_depends_on_the_clock_stands_in_a_file_of_its_own(tmp_path: Path) -
     stage = Stage(tmp_path, [1.0], [0.5], steps=2)
     stage.play()
     first, second = stage.timings()
-    phases = ["sample", "score", "reference", "value", "update"]
+    phases = ["sample", "score", "reference", "advantage", "update"]
     assert [set(row) for row in (first, second)] == [{"step", "seconds", "phase_seconds"}] * 2
     assert list(first["phase_seconds"]) == phases
     assert list(second["phase_seconds"]) == [*phases, "evaluate"]

@@ -17,7 +17,8 @@ from manners.models.trunk import Trunk
 from manners.records import Prompt
 from manners.rewards.load import FunctionJudge, TextScorer
 from manners.runs import Run
-from manners.train.ppo import Judges, PPOConfig, train_ppo
+from manners.train.experiment import Judges
+from manners.train.ppo import PPOConfig, train_ppo
 
 torch.set_num_threads(1)
 

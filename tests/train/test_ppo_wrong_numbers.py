@@ -23,7 +23,8 @@ from manners.records import Completion, Prompt
 from manners.rewards.load import FunctionJudge, TextScorer
 from manners.runs import Run, read_jsonl
 from manners.train import ppo
-from manners.train.ppo import Judges, PPOConfig, train_ppo
+from manners.train.experiment import Judges, with_shift_penalty
+from manners.train.ppo import PPOConfig, train_ppo
 
 torch.set_num_threads(1)
 
@@ -240,5 +241,5 @@ def test_what_stands_in_the_padding_is_no_reason_to_stop() -> None:
         torch.zeros(2, 4).long(), lengths, torch.tensor([3, 4]), logps, torch.tensor([True, True]), torch.zeros(2, 4, 0), prompts,
         tuple(Completion(p.id, "x") for p in prompts), None,
     )  # fmt: skip
-    found = ppo.with_shift_penalty(rollouts, torch.tensor([1.0, 2.0]), logps, beta=0.1)
+    found = with_shift_penalty(rollouts, torch.tensor([1.0, 2.0]), logps, beta=0.1)
     assert found.rewards.tolist() == [[0, 0, 1, 0], [0, 0, 0, 2]]

@@ -25,8 +25,9 @@ from manners.records import Prompt
 from manners.rewards.load import FunctionJudge, TextScorer
 from manners.runs import Run, read_json
 from manners.sampling.local import LocalSampler
-from manners.train import ppo
-from manners.train.ppo import Judges, PPOConfig, ppo_loop, train_ppo
+from manners.train import cycle
+from manners.train.experiment import Judges
+from manners.train.ppo import PPOConfig, ppo_loop, train_ppo
 
 torch.set_num_threads(1)
 
@@ -69,7 +70,7 @@ class Death:
             (LocalLearner, ("logprobs", "values", "step", "save", "roll_back", "save_state")),
             (TextScorer, ("score",)),
             (Run, ("log", "sample", "time")),
-            (ppo, ("save_progress",)),
+            (cycle, ("save_progress",)),
         ):
             for name in names:
                 patch.setattr(owner, name, self._before(vars(owner)[name]))
@@ -218,17 +219,17 @@ def test_whatever_it_carries_from_step_to_step_comes_back(
 def test_cut_exactly_between_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     config = PPOConfig(**TINY)
     whole, run = left_alone(tmp_path, config), start(tmp_path / "cut", config)
-    save = ppo.save_progress
+    save = cycle.save_progress
 
     def cut(run: Run, progress: Any, learner: Any) -> None:
         save(run, progress, learner)
         if progress.step == steps:
             raise Killed
 
-    monkeypatch.setattr(ppo, "save_progress", cut)
+    monkeypatch.setattr(cycle, "save_progress", cut)
     with pytest.raises(Killed):
         live(run, config)
-    monkeypatch.setattr(ppo, "save_progress", save)
+    monkeypatch.setattr(cycle, "save_progress", save)
     assert len(run.metrics()) == steps
     live(run, config)
     assert_same(run, whole)

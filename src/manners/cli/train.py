@@ -109,14 +109,8 @@ def ppo(
     if resume and not data:
         data = source_of(resume, "data")
     training, held = prompts_for(settings.prompts, data, settings.seed)
-    sources: dict[str, Path | str] = {
-        "data": data or (Path("pairs") if not settings.prompts else ""),
-        "model": settings.model,
-    }
-    sources["prompts"] = settings.prompts if settings.prompts != "starter" else ""
-    for name, judge in (("reward", settings.reward), ("second judge", settings.second_judge)):
-        sources |= {f"{name} {number}" if number else name: source for number, source in enumerate(judge.sources)}
-    lineage = made_from(resume or run, **sources)
+    read = data or (Path("pairs") if not settings.prompts else "")
+    lineage = made_from(resume or run, data=read, **settings.sources)
     state = None
     if resume:
         made, state = reopen(resume, "ppo", settings, lineage, accept_changes)

@@ -33,7 +33,8 @@ from manners.rewards.ensemble import RewardEnsemble
 from manners.rewards.load import ScorerConfig, load_scorer
 from manners.runs import Run, Track, file_hash, untracked, write_json
 from manners.sampling.local import LocalSampler
-from manners.train.ppo import Judges, PPOConfig, train_ppo
+from manners.train.experiment import Judges
+from manners.train.ppo import PPOConfig, train_ppo
 from manners.train.reward import RewardConfig, train_reward
 
 Judge = Literal["single", "mean", "worst_case", "uncertainty_weighted"]

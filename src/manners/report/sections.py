@@ -28,7 +28,7 @@ PHASES = {
     "sample": "sample answers",
     "score": "score them",
     "reference": "ask the reference",
-    "value": "ask the value function",
+    "advantage": "values and advantages",
     "update": "update the policy",
     "evaluate": "look at held-out prompts",
 }

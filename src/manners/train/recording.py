@@ -26,15 +26,12 @@ def judged(opinion: Opinion, second: Opinion | None) -> dict[str, float]:
     return row
 
 
-def describe(scored: ScoredRollouts, batch: PPOBatch, epochs: list[dict[str, float]], beta: float) -> dict[str, Any]:
+def describe(scored: ScoredRollouts, epochs: list[dict[str, float]], beta: float) -> dict[str, Any]:
     """One row of metrics. `score` is the reward as the policy is paid it. KL is in nats per sequence; entropy, losses,
     log-probabilities and fractions are means per response token."""
     mask = scored.response_mask
     penalty = torch.where(mask, k1(scored.logps, scored.reference_logps), 0).sum(-1)
     low_noise = torch.where(mask, k3(scored.logps, scored.reference_logps), 0).sum(-1)
-    unexplained = masked_variance(batch.returns - batch.old_values, mask) / masked_variance(batch.returns, mask).clamp(
-        min=1e-8
-    )
     first, last = epochs[0], epochs[-1]
     texts = [c.text for c in scored.completions]
     names = (
@@ -59,12 +56,22 @@ def describe(scored: ScoredRollouts, batch: PPOBatch, epochs: list[dict[str, flo
         **{name: first[name] for name in ("first_ratio", "first_approx_kl")},
         **{name: last[name] for name in names if name in last},
         "epochs": len(epochs),
-        "explained_variance": float(1 - unexplained),
-        "value": float(masked_mean(batch.old_values, mask)),
         "length": float(scored.response_lengths.float().mean()),
         "finished": float(scored.finished.float().mean()),
         "distinct_2": distinct_n(texts, 2),
         "repetition": repetition(texts),
+    }
+
+
+def describe_critic(batch: PPOBatch) -> dict[str, float]:
+    """How well the value function foresaw the returns: the share of their variance that it explains; and its mean."""
+    mask = batch.response_mask
+    unexplained = masked_variance(batch.returns - batch.old_values, mask) / masked_variance(batch.returns, mask).clamp(
+        min=1e-8
+    )
+    return {
+        "explained_variance": float(1 - unexplained),
+        "value": float(masked_mean(batch.old_values, mask)),
     }
 
 
