@@ -210,7 +210,7 @@ class Run:
         return dict(read_json(path)) if path.exists() else {"status": "unknown"}
 
     def log(self, **metrics: Any) -> None:
-        """Append one row to metrics.jsonl and push it to the disk."""
+        """Append one row to metrics.jsonl."""
         self._append("metrics.jsonl", metrics)
 
     def time(self, **timing: Any) -> None:
@@ -239,6 +239,12 @@ class Run:
     def samples(self) -> list[dict[str, Any]]:
         path = self.path / "samples.jsonl"
         return read_jsonl(path) if path.exists() else []
+
+    @property
+    def seconds(self) -> float:
+        """How long the steps in timings.jsonl took."""
+        path = self.path / "timings.jsonl"
+        return sum(row["seconds"] for row in read_jsonl(path)) if path.exists() else 0.0
 
     def checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / name

@@ -197,7 +197,7 @@ def test_the_picture_shows_every_judge_and_stands_alone(result: Any, tmp_path: P
     text = write_plot(tmp_path / "picture.svg", result).read_text(encoding="utf-8")
     assert text.count("<svg") == 1
     assert 'xmlns="http://www.w3.org/2000/svg"' in text.partition(">")[0]
-    for words in ("one reward model", "ensemble, worst case", "24 comparisons, width 8", "best-of-n", "PPO"):
+    for words in ("one reward model", "ensemble, worst case", "24 pairs, width 8", "best-of-n", "PPO"):
         assert words in text
     assert "--blue: #" in text
 

@@ -481,6 +481,17 @@ def test_reaching_the_target_reward_ends_the_run(tmp_path: Path) -> None:
     assert stage.calls[-3:] == ["save best", "save the state", "save final"]
 
 
+def test_when_its_time_is_up_the_run_ends_with_a_look(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, [1.0], [0.0], steps=20, max_seconds=60.0)
+    stage.run.time(step=-1, seconds=59.0)
+    stage.run.time(step=-1, seconds=1.5)
+    (row,) = stage.play()
+    assert (row["stopped"], "heldout_reward" in row) == ("time", True)
+    assert stage.calls[-1] == "save final"
+    longer = Stage(tmp_path / "longer", [1.0], [0.0], steps=3, max_seconds=60.0)
+    assert [r.get("stopped") for r in longer.play()] == [None, None, "steps"]
+
+
 def test_the_target_is_reached_on_held_out_prompts_only(tmp_path: Path) -> None:
     stage = Stage(tmp_path, [9.0, 9.0, 0.0, 9.0, 9.0, 0.0], [0.0], target_reward=2.0)
     rows = stage.play()

@@ -46,7 +46,8 @@ def opened(
 ) -> list[dict[str, Any]]:
     scored, batch = four_answers()
     opinion = Opinion(torch.tensor(scores), None if disagreement is None else torch.tensor(disagreement))
-    return list(microscope(scored, batch, opinion, None, learner, FakeSampler([]), 0.5, count))
+    learned = {"value": batch.old_values, "advantage": batch.advantages}
+    return list(microscope(scored, learned, opinion, None, learner, FakeSampler([]), 0.5, count))
 
 
 @pytest.mark.parametrize(

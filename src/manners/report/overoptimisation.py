@@ -55,7 +55,7 @@ def _judges(judges: Mapping[str, Fitted]) -> list[tuple[str, str, Fitted]]:
 
 def _settings(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Fitted]]:
     return [
-        (colour, f"{setting['comparisons']} comparisons, width {setting['width']}", setting["judges"]["single"])
+        (colour, f"{setting['comparisons']} pairs, width {setting['width']}", setting["judges"]["single"])
         for colour, setting in zip(_OTHER_COLOURS, settings, strict=False)
     ]
 
@@ -67,7 +67,7 @@ def _column(grid: Sequence[Any], title: str, lines: Sequence[tuple[str, str, Fit
         for colour, label, fitted in lines:
             look = {"color": COLOURS[colour]}
             for curve in fitted["curves"]:
-                axes.plot(curve["distances"], curve[what], "o", markersize=2.2, alpha=0.4, markeredgewidth=0, **look)
+                axes.plot(curve["distances"], curve[what], "o", markersize=2.6, alpha=0.5, markeredgewidth=0, **look)
             furthest = max(max(curve["distances"]) for curve in fitted["curves"])
             law = kind(fitted[what]["alpha"], fitted[what]["beta"])
             along = torch.linspace(0, furthest, 120)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from torch import Tensor
 
-from manners.batches import PPOBatch, ScoredRollouts
+from manners.batches import ScoredRollouts
 from manners.guards import Alarm, Guards
 from manners.learner.local import LocalLearner
 from manners.learner.offending import keep_tensors, keep_texts, watching
@@ -23,7 +23,7 @@ from manners.learner.optimiser import Optimiser
 from manners.learner.progress import Progress, load_progress, save_progress
 from manners.learner.randomness import seed_randomness
 from manners.ops.kl import adaptive_coefficient
-from manners.protocols import Evaluated, Learner, Objective, Sampler
+from manners.protocols import BatchT, Evaluated, Learner, Objective, Sampler
 from manners.records import Prompt
 from manners.runs import Run, Track, untracked
 from manners.train.experiment import Judges, carry_out, look_at_heldout, prompt_order
@@ -32,20 +32,22 @@ from manners.train.settings import OnPolicyConfig
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Generic[BatchT]):
     """What tells one on-policy method from another.
 
     `advantages` makes the batch of Phase II out of the experiments, with importance weights [B, T] for its advantages where
-    another engine sampled, and gives numbers for the row of metrics beside it. In the first `critic_warmup_steps` steps only the
-    value function learns.
+    another engine sampled, and gives numbers for the row of metrics beside it. `opened` names what of the batch, [B, T], an answer
+    that is opened token by token shows besides what all methods have. In the first `critic_warmup_steps` steps only the value
+    function learns.
     """
 
-    advantages: Callable[[ScoredRollouts, Tensor | None], tuple[PPOBatch, Mapping[str, float]]]
-    objective: Callable[[Evaluated, PPOBatch], Objective]
+    advantages: Callable[[ScoredRollouts, Tensor | None], tuple[BatchT, Mapping[str, float]]]
+    objective: Callable[[Evaluated, BatchT], Objective]
+    opened: Callable[[BatchT], Mapping[str, Tensor]]
     critic_warmup_steps: int = 0
 
 
-def set_up_optimiser(config: OnPolicyConfig, learner: LocalLearner, value_learning_rate: float) -> None:
+def set_up_optimiser(config: OnPolicyConfig, learner: LocalLearner, value_learning_rate: float = 0.0) -> None:
     updates = config.steps * config.epochs * config.minibatches
     learner.optimise(
         partial(
@@ -64,7 +66,7 @@ def run_cycles(
     sampler: Sampler,
     judges: Judges,
     learner: Learner,
-    method: Method,
+    method: Method[BatchT],
     track: Track = untracked,
     state: Path | None = None,
 ) -> None:
@@ -98,11 +100,14 @@ def run_cycles(
         alarms = guards.look(row)
         row["alarms"] = [alarm.to_json() for alarm in alarms]
         for logged in microscope(
-            found.scored, batch, found.opinion, found.second, learner, sampler, beta, config.log_rollouts
-        ):
+            found.scored, {**method.opened(batch), "advantage": batch.advantages}, found.opinion, found.second, learner, sampler,
+            beta, config.log_rollouts,
+        ):  # fmt: skip
             run.sample(step=step, **logged)
         progress.beta_factor = next_beta(progress.beta_factor, row["kl"], config)
         progress.stopped = _reason(row["kl"], step, alarms, progress, config)
+        if config.max_seconds is not None and not progress.stopped and run.seconds + clock.total > config.max_seconds:
+            progress.stopped = "time"
         if heldout and (progress.stopped or (step + 1) % config.evaluate_every == 0):
             row |= look_at_heldout(config, heldout, sampler, judges, learner, run, step)
             row |= {"best": keep_if_best(config, row, alarms, run, learner, progress)}
@@ -125,7 +130,7 @@ def begin(config: OnPolicyConfig, run: Run, learner: Learner, state: Path | None
     """Where the loop stands: at the state in the folder `state`, or at its beginning, with what a roll back may return to."""
     if state:
         progress = load_progress(state, learner)
-        if progress.stopped == "steps" and progress.step < config.steps:  # there are more of them now
+        if progress.stopped in ("steps", "time") and progress.step < config.steps:  # there may be more of it now
             progress.stopped = ""
     else:
         seed_randomness(config.seed)
@@ -137,8 +142,8 @@ def begin(config: OnPolicyConfig, run: Run, learner: Learner, state: Path | None
 
 def update(
     learner: Learner,
-    batch: PPOBatch,
-    method: Method,
+    batch: BatchT,
+    method: Method[BatchT],
     config: OnPolicyConfig,
     step: int,
 ) -> list[dict[str, float]]:

@@ -20,6 +20,7 @@ from manners.records import Prompt
 from manners.rewards.load import load_scorer
 from manners.rewards.opinion import Opinion, ask
 from manners.runs import Run
+from manners.text.chat import Chat
 from manners.train.recording import Clock
 from manners.train.settings import OnPolicyConfig
 
@@ -35,6 +36,14 @@ class Judges:
 def load_judges(config: OnPolicyConfig, trunk: Trunk) -> Judges:
     second = load_scorer(config.second_judge, trunk, "second judge") if config.second_judge.named else None
     return Judges(load_scorer(config.reward, trunk, "reward"), second)
+
+
+def shortened(config: OnPolicyConfig, trunk: Trunk, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts, cut to `max_prompt_tokens` where there is such a limit."""
+    if config.max_prompt_tokens is None:
+        return list(prompts)
+    chat = Chat(trunk.tokenizer, trunk.context)
+    return [chat.shortened(prompt, config.max_prompt_tokens) for prompt in prompts]
 
 
 def prompt_order(count: int, config: OnPolicyConfig) -> list[list[int]]:

@@ -8,7 +8,6 @@ Details, values and sources: docs/details/ppo.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,22 +19,19 @@ from torch import Tensor
 from manners.batches import PPOBatch, ScoredRollouts
 from manners.errors import MannersError
 from manners.learner.local import POLICY, LocalLearner
-from manners.losses.kl import forward_kl_loss, reverse_kl_loss
-from manners.losses.policy import clipped_policy_loss
 from manners.losses.value import clipped_value_loss
 from manners.models.load import load_trunk
 from manners.models.trunk import Trunk
 from manners.ops.advantages import gae
-from manners.ops.kl import k3
 from manners.ops.masks import masked_whiten
 from manners.protocols import Evaluated, Learner, Objective, Sampler
 from manners.records import Prompt
 from manners.rewards.model import RewardModel
 from manners.runs import Run, Track, untracked
 from manners.sampling.local import LocalSampler
-from manners.text.chat import Chat
 from manners.train.cycle import Method, run_cycles, set_up_optimiser
-from manners.train.experiment import Judges, load_judges
+from manners.train.experiment import Judges, load_judges, shortened
+from manners.train.objective import policy_objective
 from manners.train.recording import describe_critic
 from manners.train.settings import OnPolicyConfig
 
@@ -79,9 +75,7 @@ def train_ppo(
     trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
     judges = judges or load_judges(config, trunk)
     learner = make_learner(config, trunk, judges)
-    if config.max_prompt_tokens is not None:
-        cut = partial(Chat(trunk.tokenizer, trunk.context).shortened, limit=config.max_prompt_tokens)
-        prompts, heldout = list(map(cut, prompts)), list(map(cut, heldout))
+    prompts, heldout = shortened(config, trunk, prompts), shortened(config, trunk, heldout)
     sampler = LocalSampler(trunk, POLICY, batch=config.batch, model_name=str(run.path))
     ppo_loop(config, prompts, heldout[: config.evaluate_prompts], run, sampler, judges, learner, track, state)
     return trunk
@@ -122,7 +116,10 @@ def ppo_loop(
         batch = ppo_batch(scored, learner.values(scored), config, weights)
         return batch, describe_critic(batch)
 
-    method = Method(advantages, partial(ppo_objective, config=config), config.critic_warmup_steps)
+    def opened(batch: PPOBatch) -> dict[str, Tensor]:
+        return {"value": batch.old_values}
+
+    method = Method(advantages, partial(ppo_objective, config=config), opened, config.critic_warmup_steps)
     run_cycles(config, prompts, heldout, run, sampler, judges, learner, method, track, state)
 
 
@@ -145,21 +142,10 @@ def ppo_batch(scored: ScoredRollouts, values: Tensor, config: PPOConfig, weights
 
 def ppo_objective(now: Evaluated, batch: PPOBatch, *, config: PPOConfig) -> Objective:
     """policy loss + value_weight · value loss − entropy_weight · entropy + kl_loss_weight · KL loss, per token, unreduced."""
-    policy = clipped_policy_loss(
-        now.logps, batch.old_logps, batch.advantages,
-        clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip or math.inf,
-    )  # fmt: skip
+    policy = policy_objective(now, batch, now.logps - batch.old_logps, config)
     value = clipped_value_loss(now.values, batch.old_values, batch.returns, clip=config.value_clip)
-    total = policy.loss + config.value_weight * value.loss - config.entropy_weight * now.entropies
-    parts = {"policy_loss": policy.loss, "value_loss": value.loss, "entropy": now.entropies}
-    if config.kl_loss_weight:
-        kl_loss = reverse_kl_loss if config.kl_loss == "reverse" else forward_kl_loss
-        parts["kl_loss"] = kl_loss(now.logps, batch.old_logps, batch.reference_logps)
-        total = total + config.kl_loss_weight * parts["kl_loss"]
-    statistics = {
-        "ratio": policy.ratio,
-        "clip_fraction": policy.clipped,
-        "value_clip_fraction": value.clipped,
-        "approx_kl": k3(batch.old_logps, now.logps),
-    }
-    return Objective(total, parts, statistics)
+    return Objective(
+        policy.total + config.value_weight * value.loss,
+        {**policy.parts, "value_loss": value.loss},
+        {**policy.statistics, "value_clip_fraction": value.clipped},
+    )

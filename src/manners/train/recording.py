@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manners.batches import PPOBatch, Rollouts, ScoredRollouts
 from manners.ops.diversity import distinct_n, repetition
@@ -82,7 +83,7 @@ def sampler_kl(drawn: Rollouts, own: Rollouts) -> float:
 
 def microscope(
     scored: ScoredRollouts,
-    batch: PPOBatch,
+    learned: Mapping[str, Tensor],
     opinion: Opinion,
     second: Opinion | None,
     learner: Learner,
@@ -91,16 +92,15 @@ def microscope(
     count: int,
 ) -> Iterator[dict[str, Any]]:
     """`count` answers of the step token by token: those with the highest reward, the largest KL and the widest disagreement,
-    then the first. `penalty` is a token's share of the shift penalty, reward units; `ratio` is of the policy after the last
-    epoch to the one that sampled."""
+    then the first. `learned` [B, T]: what the update was told of each token. `penalty` is a token's share of the shift penalty, reward
+    units; `ratio` is of the policy after the last epoch to the one that sampled."""
     kl = torch.where(scored.response_mask, k1(scored.logps, scored.reference_logps), 0)
     telling = [opinion.scores, kl.sum(-1)] + ([] if opinion.disagreement is None else [opinion.disagreement])
     chosen = list(dict.fromkeys([*(int(x.argmax()) for x in telling), *range(len(scored))]))[:count]
     if not chosen:
         return
     after = learner.logprobs(scored.rows(torch.tensor(chosen, device=scored.tokens.device)), "policy")
-    columns = {"logp": scored.logps, "reference_logp": scored.reference_logps, "penalty": -beta * kl, "value": batch.old_values,
-               "advantage": batch.advantages}  # fmt: skip
+    columns = {"logp": scored.logps, "reference_logp": scored.reference_logps, "penalty": -beta * kl, **learned}
     judged = {"reward": opinion.scores, "score": scored.scores, "kl": kl.sum(-1)}
     judged |= {} if second is None else {"second_judge": second.scores}
     judged |= {} if opinion.disagreement is None else {"disagreement": opinion.disagreement}

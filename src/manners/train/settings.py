@@ -60,6 +60,9 @@ class OnPolicyConfig(Config):
         None, gt=0, description="stop when the KL of a step exceeds this, nats per sequence"
     )
     target_reward: float | None = Field(None, description="stop when the held-out reward reaches this")
+    max_seconds: float | None = Field(
+        None, gt=0, description="stop after the step in which the steps have taken this long; what comes of it depends on the machine"
+    )
 
     missing_eos_reward: float | None = Field(
         None, description="reward units: this replaces the score of an answer that never ends"
