@@ -82,7 +82,7 @@ def test_the_loss_of_the_first_step_is_transformers_own_on_the_answer_alone(
     _, run = learn(tmp_path / "run", given, [], tiny_trunk(kind, train_layers), train_layers=train_layers)
     (row,) = run.metrics()
     assert row["loss"] == pytest.approx(plain_loss(tiny_model(kind), given), rel=1e-5)
-    assert set(row) == {"epoch", "step", "loss", "learning_rate", "seconds"}
+    assert set(row) == {"epoch", "step", "loss", "learning_rate"}
 
 
 def test_an_answer_is_cut_at_its_limit(tmp_path: Path) -> None:

@@ -186,8 +186,8 @@ def _train_member(
     optimiser = _optimiser(config, [*trunk.adapters.parameters(adapter), *model.head.parameters()], objective, steps)
     of = {"member": number} if config.members > 1 else {}
     bar = f"member {number + 1} of {config.members}" if of else "reward model"
-    start = time.monotonic()
     for step, (epoch, batch) in enumerate(track(_plan(config, prompts, seed), bar), number * steps):
+        start = time.monotonic()
         whole = [groups[i] for i in batch]
         loss_sum = right = 0.0
         for part in split_by_tokens(torch.tensor([group.length for group in whole]), config.micro_tokens):
@@ -202,7 +202,7 @@ def _train_member(
         weight = sum(pair.weight for group in whole for pair in group.pairs)
         run.log(**of, epoch=epoch, step=step, loss=loss_sum, accuracy=right / weight if weight else None,
                 learning_rate=config.learning_rate * optimiser.factor)  # fmt: skip
-        run.time(step=step, seconds=round(time.monotonic() - start, 2))
+        run.time(step=step, seconds=round(time.monotonic() - start, 3))
     return model, objective.tie_parameters()
 
 

@@ -63,13 +63,13 @@ def train_sft(
                           warmup_steps=round(config.warmup * steps), weight_decay=config.weight_decay)  # fmt: skip
     generator = torch.Generator().manual_seed(config.seed)
     before = _heldout_loss(trunk, held, config.micro_tokens)
-    start = time.monotonic()
     plan = [
         (epoch, index)
         for epoch in range(config.epochs)
         for index in torch.randperm(len(batch), generator=generator).split(config.batch)
     ]
     for step, (epoch, index) in enumerate(track(plan, "fine-tuning")):
+        start = time.monotonic()
         rows = batch.rows(index.to(trunk.device))
         tokens = rows.response_mask.sum()
         total = 0.0
@@ -78,8 +78,8 @@ def train_sft(
             optimiser.backward(loss)
             total += float(loss.detach())
         optimiser.step()
-        run.log(epoch=epoch, step=step, loss=total, learning_rate=config.learning_rate * optimiser.factor,
-                seconds=round(time.monotonic() - start, 2))  # fmt: skip
+        run.log(epoch=epoch, step=step, loss=total, learning_rate=config.learning_rate * optimiser.factor)
+        run.time(step=step, seconds=round(time.monotonic() - start, 3))
     after = _heldout_loss(trunk, held, config.micro_tokens)
     with writing(run.checkpoint("final")) as beside:
         beside.mkdir()
