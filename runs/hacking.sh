@@ -3,7 +3,7 @@
 #
 #   runs/hacking.sh [FOLDER]        FOLDER is made, and holds everything; default: hacking
 #
-# On the starter model and the built-in prompts: some three minutes for each run and two for each evaluation, on two idle cores.
+# On the starter model and the built-in prompts: minutes for each run and each evaluation, on two cores.
 
 set -euo pipefail
 
@@ -14,6 +14,11 @@ mkdir "$here"
 # 1. The same run twice: nobody watches, and the guards of configs/hacking.yaml do.
 manners train ppo configs/hacking.yaml --run "$here/unguarded" --set 'guards=[]'
 manners train ppo configs/hacking.yaml --run "$here/guarded"
+
+# And with a guard that goes back instead of stopping, without and with a price on the shift.
+roll='guards=[{signal: second_judge, limit: 1, patience: 2}, {signal: distinct_2, limit: 0.8, action: roll_back}]'
+manners train ppo configs/hacking.yaml --run "$here/rolling" --set "$roll"
+manners train ppo configs/hacking.yaml --run "$here/dearer" --set "$roll" --set beta=0.05
 
 # 2. What each of them kept, on test prompts that neither has seen.
 manners import src/manners/starter/judgements.jsonl --db "$here/starter.db"
