@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -12,6 +13,11 @@ from manners.feedback.materials import Material
 from manners.feedback.people import User
 from manners.records import Completion, Message, Prompt
 
+# A backslash and n in the file stand for a line break.
+PAYLOADS = [
+    line.replace("\\n", "\n")
+    for line in (Path(__file__).parent / "web" / "payloads.txt").read_text(encoding="utf-8").splitlines()
+]
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 

@@ -41,3 +41,14 @@ def people(store: Store, clock: FakeClock) -> People:
 @pytest.fixture
 def desk(store: Store, clock: FakeClock) -> Desk:
     return Desk(store, clock)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that tests recorded (`record_property`), as a table at the end."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    figures = [figure for report in reports if report.when == "call" for figure in report.user_properties]
+    if figures:
+        terminalreporter.section("figures")
+        width = max(len(name) for name, _ in figures)
+        for name, value in figures:
+            terminalreporter.write_line(f"{name:{width}}  {value}")

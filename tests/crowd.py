@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,17 +54,16 @@ class Server:
 
     def __init__(self, db: str) -> None:
         self._db = db
-        self.port = 0
+        self.port = free_port()
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-c", "from manners.cli import main; main()"]
-        port = str(self.port)
         self._process = subprocess.Popen(
-            [*command, "serve", "--db", self._db, "--port", port, "--json"], stdout=subprocess.PIPE, text=True
+            [*command, "serve", "--db", self._db, "--port", str(self.port), "--json"], stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout
-        self.port = int(json.loads(self._process.stdout.readline())["url"].rsplit(":", 1)[1])
+        self.told: dict[str, str] = json.loads(self._process.stdout.readline())
 
     def kill(self) -> None:
         self._process.kill()
@@ -71,6 +72,18 @@ class Server:
     def stop(self) -> None:
         self._process.terminate()
         self._process.communicate(timeout=30)
+
+
+def free_port() -> int:
+    """A port below those that the system gives to clients.
+
+    Otherwise a client that knocks while the server is down may be given that very port, talk to itself, and keep the server out.
+    """
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Annotator(threading.Thread):
@@ -173,24 +186,38 @@ def _materials(count: int) -> list[Material]:
     return made
 
 
-def crowd(db: str, annotators: int, seconds: float, think: float, kills: int = 0, items: int = 1000) -> Seen:
-    """Let `annotators` work for `seconds` with `think` seconds on each task, while the server is killed `kills` times."""
+def crowd(
+    db: str, annotators: int, seconds: float, think: float, kills: int = 0, items: int = 1000, least: int = 1
+) -> Seen:
+    """Let `annotators` work for `seconds` with `think` seconds on each task, while the server is killed `kills` times.
+
+    Before each kill and before the end at least `least` answers are acknowledged, however long a slow machine takes for them.
+    """
     batch_id, cookies = prepare(db, annotators, items)
     server, seen = Server(db), Seen()
-    crowd = [Annotator(server, cookie, batch_id, seed, think, seen) for seed, cookie in enumerate(cookies)]
-    for annotator in crowd:
+    people = [Annotator(server, cookie, batch_id, seed, think, seen) for seed, cookie in enumerate(cookies)]
+    for annotator in people:
         annotator.start()
-    for _ in range(kills):
-        time.sleep(seconds / (kills + 1))
-        server.kill()
-        server.start()
-    time.sleep(seconds / (kills + 1))
-    for annotator in crowd:
+    for kill in range(kills + 1):
+        if kill:
+            server.kill()
+            server.start()
+        _let_work(seen, seconds / (kills + 1), least)
+    for annotator in people:
         annotator.leaving.set()
-    for annotator in crowd:
+    for annotator in people:
         annotator.join(60)
     server.stop()
     return seen
+
+
+def _let_work(seen: Seen, seconds: float, least: int) -> None:
+    wanted, patience = len(seen.acknowledged) + least, time.monotonic() + 120
+    time.sleep(seconds)
+    while len(seen.acknowledged) < wanted and time.monotonic() < patience:
+        time.sleep(0.1)
+    if len(seen.acknowledged) < wanted:
+        seen.strange.append(f"only {len(seen.acknowledged)} of {wanted} answers were taken in two minutes")
 
 
 def missing_or_doubled(db: str, seen: Seen) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from manners.batches import PPOBatch, Rollouts
-from manners.protocols import Evaluated, Objective
+from manners.batches import Rollouts
+from manners.protocols import BatchT, Evaluated, Objective
 from manners.records import Completion, Prompt
 from manners.runs import Run, read_jsonl, writing
 from manners.train.experiment import Judges
@@ -61,7 +61,7 @@ class FakeLearner:
 
     def __init__(self, calls: list[str], kls: Iterable[float] = (0.0,)) -> None:
         self.calls, self.kls = calls, list(kls)
-        self.batches: list[PPOBatch] = []
+        self.batches: list[Any] = []
 
     def logprobs(self, rollouts: Rollouts, who: Literal["policy", "reference"]) -> Tensor:
         self.calls.append(f"logprobs of the {who}")
@@ -75,12 +75,12 @@ class FakeLearner:
         return torch.zeros_like(rollouts.logps)
 
     def step(
-        self, batch: PPOBatch, objective: Callable[[Evaluated, PPOBatch], Objective], *, only_critic: bool = False
+        self, batch: BatchT, objective: Callable[[Evaluated, BatchT], Objective], *, only_critic: bool = False
     ) -> dict[str, float]:
         self.calls.append("step of the critic" if only_critic else "step")
         self.batches.append(batch)
         mask = batch.response_mask
-        result = objective(Evaluated(batch.old_logps, mask.float(), batch.old_values), batch)
+        result = objective(Evaluated(batch.old_logps, mask.float(), torch.zeros_like(batch.old_logps)), batch)
         means = {name: float(x[mask].float().mean()) for name, x in {**result.parts, **result.statistics}.items()}
         first = {f"first_{name}": means[name] for name in result.statistics}
         return {**means, **first, "gradient_norm": 1.0, "skipped": 0.0}

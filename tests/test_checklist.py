@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 from manners.config import Config, parse_yaml
+from manners.train.grpo import GRPOConfig
+from manners.train.ilql import ILQLConfig
 from manners.train.ppo import PPOConfig
 from manners.train.reward import RewardConfig
 
 ROOT = Path(__file__).parents[1]
 SOURCES, TESTS, DETAILS = ROOT / "src" / "manners", ROOT / "tests", ROOT / "docs" / "details"
-KINDS: dict[str, type[Config]] = {"ppo": PPOConfig, "reward": RewardConfig}
-ITEMS = [*range(1, 43), 46]
+KINDS: dict[str, type[Config]] = {"ppo": PPOConfig, "grpo": GRPOConfig, "ilql": ILQLConfig, "reward": RewardConfig}
+ITEMS = [*range(1, 43), 44, 45, 46]
 CODE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
-OPTION = re.compile(r"`(ppo|reward)\.(\w+): ([^`]+)`")
+OPTION = re.compile(r"`(ppo|grpo|ilql|reward)\.(\w+): ([^`]+)`")
 PAIR = re.compile(r"`([\w/]+\.py)` ((?:`[\w.]+`(?:, )?)+)")
 
 
@@ -72,16 +74,29 @@ def test_the_code_the_options_and_the_tests_of_an_item_are_there(row: list[str])
         assert KINDS[kind].model_fields[key].default == parse_yaml(value), key
 
 
-@pytest.mark.parametrize("page", ["ppo.md", "reward.md"])
-def test_what_a_page_of_details_names_is_there(page: str) -> None:
+@pytest.mark.parametrize(("page", "many"), [("ppo.md", 30), ("grpo.md", 25), ("ilql.md", 25), ("reward.md", 30)])
+def test_what_a_page_of_details_names_is_there(page: str, many: int) -> None:
     text = (DETAILS / page).read_text(encoding="utf-8")
     code = [(file, name) for file, names in PAIR.findall(text) for name in re.findall(r"`([\w.]+)`", names)]
-    assert len(code) > 30
+    assert len(code) > many
     assert [name for name in code if not there(SOURCES, *name)] == []
     known = {name for file in TESTS.rglob("test_*.py") for name in names_of(file) if name.startswith("test_")}
     named = set(re.findall(r"`(test_\w+)`", text))
-    assert len(named) > 30
+    assert len(named) > many
     assert sorted(named - known) == []
+
+
+def test_no_setting_of_a_group_method_goes_without_a_word() -> None:
+    text = (DETAILS / "grpo.md").read_text(encoding="utf-8")
+    told = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\w+", code)}
+    assert set(GRPOConfig.model_fields) - set(PPOConfig.model_fields) - told == set()
+
+
+def test_no_setting_of_ilql_goes_without_a_word() -> None:
+    text = (DETAILS / "ilql.md").read_text(encoding="utf-8")
+    told = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\w+", code)}
+    elsewhere = {"model", "trust_remote_code"}  # what to train and on what: the tutorial says it
+    assert set(ILQLConfig.model_fields) - told - elsewhere == set()
 
 
 def test_no_setting_of_ppo_goes_without_a_word() -> None:

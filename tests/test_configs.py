@@ -8,8 +8,12 @@ import pytest
 
 from manners.cli.demo import DemoConfig
 from manners.config import Config, load_config, parse_yaml
+from manners.evaluate.comparison import CompareConfig
 from manners.evaluate.overoptimisation import OveroptimisationConfig
 from manners.train.classifier import ClassifierConfig
+from manners.train.dpo import DPOConfig
+from manners.train.grpo import GRPOConfig
+from manners.train.ilql import ILQLConfig
 from manners.train.ppo import PPOConfig
 from manners.train.reward import RewardConfig
 from manners.train.sft import SFTConfig
@@ -19,8 +23,12 @@ COMPLETE: dict[str, type[Config]] = {
     "sft": SFTConfig,
     "reward": RewardConfig,
     "ppo": PPOConfig,
+    "grpo": GRPOConfig,
+    "dpo": DPOConfig,
+    "ilql": ILQLConfig,
     "classifier": ClassifierConfig,
     "overoptimisation": OveroptimisationConfig,
+    "compare": CompareConfig,
 }
 VARIANTS: dict[str, type[Config]] = {
     "tiny_ppo": PPOConfig,

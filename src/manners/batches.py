@@ -93,14 +93,19 @@ class ScoredRollouts(Rollouts):
 
 
 @dataclass(frozen=True)
-class PPOBatch(TokenBatch):
-    """Phase II: what the update reads. All [B, T]: old_logps, reference_logps, advantages (whitened), returns, old_values;
-    states [B, T, H]."""
+class PolicyBatch(TokenBatch):
+    """Phase II: what every update of the policy reads. All [B, T]: old_logps, reference_logps, advantages; states [B, T, H]."""
 
     states: Tensor
     old_logps: Tensor
     reference_logps: Tensor
     advantages: Tensor
+
+
+@dataclass(frozen=True)
+class PPOBatch(PolicyBatch):
+    """And what an update of the value function reads besides. All [B, T], reward units: returns, old_values."""
+
     returns: Tensor
     old_values: Tensor
 

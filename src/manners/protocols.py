@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from manners.batches import PPOBatch, Rollouts
+from manners.batches import PolicyBatch, Rollouts
 from manners.records import Prompt
+
+BatchT = TypeVar("BatchT", bound=PolicyBatch)
 
 
 class Sampler(Protocol):
@@ -46,7 +48,10 @@ class Committee(Scorer, Protocol):
 
 
 class Evaluated(NamedTuple):
-    """What a forward pass of the learner gives, all [B, T] at response positions, 0 elsewhere: nats, nats, reward units."""
+    """What a forward pass of the learner gives, all [B, T] at response positions, 0 elsewhere: nats, nats, reward units.
+
+    A learner without a value function gives values [B, 0].
+    """
 
     logps: Tensor
     entropies: Tensor
@@ -66,10 +71,12 @@ class Learner(Protocol):
 
     def logprobs(self, rollouts: Rollouts, who: Literal["policy", "reference"]) -> Tensor: ...
 
-    def values(self, rollouts: Rollouts) -> Tensor: ...
+    def values(self, rollouts: Rollouts) -> Tensor:
+        """Only a method with a value function asks for them."""
+        ...
 
     def step(
-        self, batch: PPOBatch, objective: Callable[[Evaluated, PPOBatch], Objective], *, only_critic: bool = False
+        self, batch: BatchT, objective: Callable[[Evaluated, BatchT], Objective], *, only_critic: bool = False
     ) -> dict[str, float]:
         """One epoch over `batch` in minibatches; gives the means of the objective's parts and statistics over all its tokens, of
         the statistics in the first minibatch too ("first_…"), and how many minibatches were "skipped"."""

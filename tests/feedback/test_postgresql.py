@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +13,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from browsing import CHEAP, Browser, materials, token_in
 from crowd import crowd, missing_or_doubled
+from postgresql import needs_postgresql, new_database
 
 from manners.errors import MannersError
+from manners.feedback.adjudicate import disputes, settle
+from manners.feedback.arena import arena
 from manners.feedback.assign import Desk
 from manners.feedback.batch import BatchSettings
 from manners.feedback.chain import audit
+from manners.feedback.exports import submissions
 from manners.feedback.people import People
 from manners.feedback.store import Added, Store
 from manners.feedback.submissions import Answer, submit
@@ -28,8 +30,7 @@ from manners.records import Completion, Judgement, Prompt, Ranking
 from manners.web import WebSettings, create_app
 from manners.web.passwords import Passwords
 
-SERVER = os.environ.get("MANNERS_POSTGRESQL", "")
-pytestmark = [pytest.mark.postgresql, pytest.mark.skipif(not SERVER, reason="MANNERS_POSTGRESQL names no server")]
+pytestmark = needs_postgresql
 
 
 def judged(text: str, judge: str = "ann", best: int = 0) -> Judgement:
@@ -43,15 +44,8 @@ def judged(text: str, judge: str = "ann", best: int = 0) -> Judgement:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A new empty database of its own, dropped at the end."""
-    url = sa.make_url(SERVER).set(drivername="postgresql+psycopg")
-    name = f"manners_{uuid.uuid4().hex[:12]}"
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database() as url:
+        yield url
 
 
 def test_what_goes_in_comes_out_as_from_sqlite(address: str, tmp_path: Path) -> None:
@@ -109,8 +103,7 @@ def test_a_wrong_password_or_server_is_one_line_without_the_password() -> None:
 
 
 def test_the_feedback_app_runs_on_it(address: str) -> None:
-    seen = crowd(address, annotators=8, seconds=3, think=0.2, kills=1, items=60)
-    assert len(seen.acknowledged) > 10
+    seen = crowd(address, annotators=8, seconds=3, think=0.2, kills=1, items=60, least=6)
     assert seen.strange == []
     assert missing_or_doubled(address, seen) == []
 
@@ -127,6 +120,44 @@ def test_the_log_of_the_app_is_append_only_too(address: str, table: str) -> None
     engine = sa.create_engine(sa.make_url(address).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
     with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="append-only"):
         connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
+def test_people_are_forgotten_and_disputes_settled_on_it(address: str) -> None:
+    words = replace(judged("noted"), ranking=replace(judged("noted").ranking, note="a note of somebody else"))
+    with Store.open(address) as store:
+        people, desk = People(store), Desk(store)
+        people.accept(people.invite("admin"), "admin", "hash")
+        ann, bob = (people.accept(people.invite("annotator"), name, "hash") for name in ("ann", "bob"))
+        mine = replace(words, ranking=replace(words.ranking, judge=ann.id, note="a note of ann"))
+        store.add([words, mine])
+        batch = desk.create(BatchSettings(name="b", mode="pair", overlap=2), "g", materials(2, 2))
+        for user, best in ((ann, "answer 0"), (bob, "answer 1")):
+            while task_id := desk.next(user.id, batch.id):
+                task = desk.task(task_id, user.id)
+                first = next(k for k, c in enumerate(task.completions) if c.text.startswith(best))
+                answer = Answer(client_key=task_id, tiers=((first,), (1 - first,)), note=f"a reason of {user.name}")
+                submit(store, task, answer)
+        [duel] = arena(store, batch.id).duels
+        assert (duel.wins, duel.losses) == (2, 2)
+        found = disputes(store, batch.id)[0]
+        settle(store, found, Answer(client_key="settling-it", tiers=((0,), (1,)), note="why"), bob.id, found.seen)
+        counted = [j.ranking.judge for j in store.judgements()]
+        assert sorted(counted) == sorted(["ann", ann.id, ann.id, bob.id, f"settled:{bob.id}"])
+        people.forget(ann.id, bob.id)
+        assert sorted(row["note"] for row in submissions(store)) == ["", "", "a reason of bob", "a reason of bob"]
+        assert [j.ranking.note for j in store.judgements() if j.prompt.text == "noted"] == [
+            "a note of somebody else",
+            "",
+        ]
+        with store.reading() as connection:
+            assert audit(connection).problems == ()
+    engine = sa.create_engine(sa.make_url(address).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
+    notes = ("note = '', tiers = '[]'", "note = '', seconds = 1", "note = 'x'", "note = '', supersedes = 'x'")
+    statements = [f"UPDATE rankings SET {change}" for change in notes]
+    statements += [f"DELETE FROM {table}" for table in ("settlements", "forgotten", "anchors")]
+    for statement in (*statements, "UPDATE remarks SET text = 'x'"):
+        with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="append-only"):
+            connection.exec_driver_sql(statement)
 
 
 def test_no_request_breaks_the_app_on_it(address: str) -> None:

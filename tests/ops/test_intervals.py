@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from manners.ops.intervals import Interval, bootstrap_mean
+from manners.ops.intervals import Interval, bootstrap_mean, crossed_mean
 
 
 def normal(count: int, seed: int = 0, mean: float = 0.0) -> Tensor:
@@ -117,3 +117,34 @@ def test_excludes_zero() -> None:
     assert bootstrap_mean(normal(50, mean=-3)).excludes_zero
     assert not bootstrap_mean(normal(50)).excludes_zero
     assert not Interval(1.0, 0.0, 2.0).excludes_zero
+
+
+def test_with_one_seed_crossed_means_are_bootstrapped_over_prompts() -> None:
+    values = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
+    assert crossed_mean(values) == bootstrap_mean(values[0])
+
+
+def test_chance_of_seeds_and_of_prompts_both_widen_the_interval() -> None:
+    def width(values: torch.Tensor) -> float:
+        found = crossed_mean(values)
+        return found.high - found.low
+
+    noise = torch.linspace(-1, 1, 40)
+    only_prompts, only_seeds = noise.repeat(5, 1), torch.linspace(-1, 1, 5)[:, None].repeat(1, 40)
+    assert width(torch.zeros(5, 40)) == 0
+    # the mean of n equal draws of deviation s has deviation s/sqrt(n)
+    for values, alone in ((only_prompts, noise), (only_seeds, torch.linspace(-1, 1, 5))):
+        assert width(values) == pytest.approx(2 * 1.96 * float(alone.std(correction=0)) / len(alone) ** 0.5, rel=0.08)
+    assert width(only_prompts + only_seeds) > max(width(only_prompts), width(only_seeds))
+
+
+def test_crossed_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for trial in range(200):
+        seeds, prompts = (torch.randn(n, generator=generator) for n in (10, 40))
+        found = crossed_mean(
+            seeds[:, None] + prompts + torch.randn(10, 40, generator=generator), resamples=400, seed=trial
+        )
+        held += found.low <= 0 <= found.high
+    assert 0.88 <= held / 200 <= 1  # a percentile bootstrap over ten seeds is a little narrow

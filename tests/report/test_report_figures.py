@@ -271,5 +271,6 @@ def test_each_kind_of_run_has_its_panels_and_unplanned_metrics_one_each() -> Non
     assert names("sft", "loss") == ["loss"]
     assert names("classifier", "loss", "validation_accuracy", "validation_auc/x") == ["loss", "accuracy"]
     assert names("ppo", "kl", "reward", "odd", "best", "kl_k3") == ["reward", "kl", "metric-0"]
-    assert names("dpo", "loss", "margin") == ["metric-0", "metric-1"]
+    assert names("other", "loss", "margin") == ["metric-0", "metric-1"]
+    assert names("dpo", "loss", "rewards/margins", "reward", "skipped") == ["loss", "margin", "reward", "optimiser"]
     assert names("ppo") == []

@@ -104,6 +104,20 @@ def test_old_and_new_rows_stand_side_by_side() -> None:
     assert Page(third).words["i"] == ROW["tokens"]
 
 
+def test_a_quantity_that_the_method_does_not_have_is_not_offered() -> None:
+    trace = {key: values for key, values in TRACE.items() if key != "value"}
+    text = microscope(
+        read_rollouts([{**ROW, "trace": trace}, {**ROW, "trace": trace, "step": 5}]), {"advantage": "rloo"}
+    )
+    page = Page(text)
+    inputs = [a["value"] for a in page.named("input") if a.get("type") == "radio"]
+    assert inputs == [key for key in ORDER if key != "value"]
+    for card in cards(text):
+        assert len(json.loads(Page(card).named("details")[0]["data-trace"] or "")) == 5
+    assert "value function" not in page.text("p")
+    assert "the mean of the other answers to its prompt" in page.text("p")
+
+
 def test_tokens_that_would_break_a_page_are_shown_as_they_are(tmp_path: Path) -> None:
     tokens = ["</script>", '"><img src=x>', ATTACK, "<!--", "\r\n", "", "\n\n", "'"]
     run = Run.create(tmp_path / "run", "ppo", MadeUpConfig(), {})

@@ -192,7 +192,7 @@ def test_an_interrupted_run_can_be_looked_at(tmp_path: Path) -> None:
     page = page_of(run)
     assert "No verdict yet." in page.text("span")
     assert any(word.startswith("Interrupted at step 7;") and "took 1 min 6 s" in word for word in page.words["p"])
-    assert "There is no evaluation.json" in page.text("p")
+    assert "No answers were evaluated" in page.text("p")
     assert "No answers were compared." in page.text("p")
     assert "The run has left no samples.jsonl." in page.text("p")
     assert any(attrs.get("id") == "curve-reward-data-reward" for attrs in page.named("g"))
@@ -241,7 +241,7 @@ def test_reports_of_the_other_kinds(tmp_path: Path) -> None:
     sft = page_of(sft_run(tmp_path / "sft"))
     assert sft.words["h2"] == ["The course of training", "Made from", "To run it again"]
     assert "Held-out loss went from 2.950 to 2.310 nats per token." in sft.text("p")
-    other = Run.create(tmp_path / "dpo", "dpo", MadeUpConfig(), {})
+    other = Run.create(tmp_path / "other", "other", MadeUpConfig(), {})
     other.log(step=1, loss=0.69)
     assert any(a.get("id") == "curve-metric-0-data-loss" for a in page_of(other).named("g"))
 

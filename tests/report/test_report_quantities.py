@@ -74,6 +74,12 @@ def test_every_quantity_is_told_in_a_sentence_that_fits_the_config() -> None:
     assert all(q.says.endswith(".") for q in plain)
     units = [{q.key: q.unit for q in quantities({"whiten_advantages": white})}["advantage"] for white in (True, False)]
     assert units == ["standard deviations", "reward"]
+    kinds = ("grpo", "grpo_without_std", "rloo", "reinforce", "remax")
+    advantages = [{q.key: q for q in quantities({"advantage": kind})}["advantage"] for kind in kinds]
+    assert [q.unit for q in advantages] == [
+        "standard deviations of these", "reward", "reward", "standard deviations", "reward"
+    ]  # fmt: skip
+    assert not [q.says for q in advantages if "value function" in q.says]
     told = {q.key: q.says for q in quantities({"clip_low": 0.2, "clip_high": 0.28})}["ratio"]
     assert "Beyond 0.8 and 1.28 the clip" in told
     assert "clip" not in {q.key: q.says for q in plain}["ratio"]

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from manners.batches import Rollouts
 from manners.errors import MannersError
+from manners.models.heads import QValues
+from manners.models.shaping import QShaping
 from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.logprobs import token_logprobs
 from manners.records import Prompt
@@ -221,6 +224,56 @@ def test_draws_follow_the_distribution_of_the_model(temperature: float) -> None:
     wanted = [expected[key] * count for key in common] + [rare * count]
     assert len(common) > 15
     assert chisquare(observed, wanted).pvalue > 0.005
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_follow_the_policy_times_the_exponential_of_its_advantage(temperature: float) -> None:
+    tokenizer = tiny_tokenizer("abc")
+    model = tiny_model("llama", seed=2, vocabulary=len(tokenizer))
+    trunk = Trunk(tiny_model("llama", seed=2, vocabulary=len(tokenizer)), tokenizer, 1)
+    values, beta, count = QValues(trunk.width), 1.5, 4000
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in values.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    sampler = LocalSampler(trunk, None, batch=1000, shape=QShaping(values, trunk.head_weight, beta))
+    rollouts = sampler.sample([Prompt.of("ab")] * count, max_tokens=2, temperature=temperature, seed=3)
+    embedding = model.lm_head.weight.detach().double().numpy()
+    parts = {name: tensor.double().numpy() for name, tensor in values.targets.state_dict().items()}
+
+    def advantage(h: Any) -> Any:
+        """min of both Q of every token, by plain matrices; a V that is the same for all tokens changes nothing."""
+        found = []
+        for head in ("0", "1"):
+            inside = np.maximum(parts[f"{head}.inner.weight"] @ h + parts[f"{head}.inner.bias"], 0)
+            level = parts[f"{head}.level.linear.weight"][0] @ inside + parts[f"{head}.level.linear.bias"][0]
+            found.append(level + embedding @ (parts[f"{head}.direction.weight"] @ inside))
+        return np.minimum(*found) - 12.3
+
+    @torch.no_grad()
+    def following(tokens: list[int]) -> list[float]:
+        h = model.model(torch.tensor([tokens])).last_hidden_state[0, -1].double().numpy()
+        pi = np.exp(embedding @ h) / np.exp(embedding @ h).sum()
+        shaped = (pi * np.exp(beta * advantage(h))) ** (1 / temperature)
+        return list(shaped / shaped.sum())
+
+    start = tokenizer("<|user|>ab<|end|><|assistant|>")["input_ids"]
+    first = following(start)
+    expected: dict[tuple[int, ...], float] = {(END,): first[END]}
+    for a in range(1, 8):
+        expected |= {(a, b): first[a] * p for b, p in enumerate(following([*start, a]))}
+    seen = dict.fromkeys(expected, 0)
+    for response in responses(rollouts):
+        seen[tuple(response)] += 1
+    common = [key for key in expected if expected[key] * count >= 5]
+    rare = 1 - sum(expected[key] for key in common)
+    observed = [seen[key] for key in common] + [count - sum(seen[key] for key in common)]
+    assert len(common) > 10
+    assert chisquare(observed, [expected[key] * count for key in common] + [rare * count]).pvalue > 0.005
+    # and its log-probabilities are those of what was drawn from
+    for row in range(20):
+        response = tuple(responses(rollouts)[row])
+        assert float(rollouts.logps[row].sum()) == pytest.approx(float(np.log(expected[response])), abs=1e-4)
 
 
 def test_a_token_without_probability_is_never_drawn_even_by_the_ends_of_the_interval() -> None:

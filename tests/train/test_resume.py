@@ -27,7 +27,9 @@ from manners.runs import Run, read_json
 from manners.sampling.local import LocalSampler
 from manners.train import cycle
 from manners.train.experiment import Judges
+from manners.train.grpo import GRPOConfig, train_grpo
 from manners.train.ppo import PPOConfig, ppo_loop, train_ppo
+from manners.train.settings import OnPolicyConfig
 
 torch.set_num_threads(1)
 
@@ -130,12 +132,16 @@ def with_luck(_: list[str], completions: list[str]) -> list[float]:
     return [text.count("a") - 0.5 * text.count("b") + 0.1 * mood for text in completions]
 
 
-def live(run: Run, config: PPOConfig) -> None:
+def live(run: Run, config: OnPolicyConfig) -> None:
     """One life of a run, from wherever it stands to its end, with everything made anew."""
     tokenizer = tiny_tokenizer(LETTERS)
     trunk = Trunk(tiny_model(vocabulary=len(tokenizer), seed=1, layers=2), tokenizer, config.train_layers, name="tiny")
     judges = Judges(TextScorer(FunctionJudge(with_luck)), TextScorer(FunctionJudge(with_luck)))
-    train_ppo(config, TRAIN, HELD, run, trunk, judges, state=run.resume())
+    if isinstance(config, GRPOConfig):
+        train_grpo(config, TRAIN, HELD, run, trunk, judges, state=run.resume())
+    else:
+        assert isinstance(config, PPOConfig)
+        train_ppo(config, TRAIN, HELD, run, trunk, judges, state=run.resume())
 
 
 def left_by(run: Run) -> dict[str, bytes]:
@@ -144,17 +150,17 @@ def left_by(run: Run) -> dict[str, bytes]:
     return {str(p.relative_to(run.path)): p.read_bytes() for p in files if p.is_file()}
 
 
-def start(folder: Path, config: PPOConfig) -> Run:
-    return Run.create(folder, "ppo", config, {})
+def start(folder: Path, config: OnPolicyConfig) -> Run:
+    return Run.create(folder, "grpo" if isinstance(config, GRPOConfig) else "ppo", config, {})
 
 
-def left_alone(folder: Path, config: PPOConfig) -> Run:
+def left_alone(folder: Path, config: OnPolicyConfig) -> Run:
     run = start(folder / "whole", config)
     live(run, config)
     return run
 
 
-def die_everywhere(folder: Path, config: PPOConfig, death: Death, stride: int = 1) -> tuple[Run, int]:
+def die_everywhere(folder: Path, config: OnPolicyConfig, death: Death, stride: int = 1) -> tuple[Run, int]:
     """A run that is killed at each `stride`-th thing it does, until it is through; and how many deaths that took."""
     run, deaths, at, stood = start(folder / "killed", config), 0, 1, ""
     while True:
@@ -210,6 +216,15 @@ def test_whatever_it_carries_from_step_to_step_comes_back(
             assert len({row["beta"] for row in rows}) > 2
         case "an early stop":
             assert [row.get("stopped") for row in rows] == ["target reward"]
+    run, deaths = die_everywhere(tmp_path, config, death, stride=9)
+    assert deaths > 5
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "remax"])
+def test_a_method_without_a_value_function_is_the_same_too(tmp_path: Path, death: Death, advantage: str) -> None:
+    config = GRPOConfig(**TINY | {"answers": 2, "advantage": advantage, "beta": 0.1})
+    whole = left_alone(tmp_path, config)
     run, deaths = die_everywhere(tmp_path, config, death, stride=9)
     assert deaths > 5
     assert_same(run, whole)

@@ -13,14 +13,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from browsing import CHEAP, Browser, FakeClock, field_in
+from browsing import CHEAP, PAYLOADS, Browser, FakeClock, field_in
 from fastapi import FastAPI
 
+from manners.feedback.adjudicate import disputes, settle
 from manners.feedback.assign import Desk
 from manners.feedback.batch import Batch, BatchSettings
+from manners.feedback.exports import submissions
 from manners.feedback.materials import material_of
 from manners.feedback.people import People
 from manners.feedback.store import Store
+from manners.feedback.submissions import Answer, submit
 from manners.web import WebSettings, create_app
 from manners.web.passwords import Passwords
 from manners.web.rendering import markdown
@@ -28,15 +31,10 @@ from manners.web.shield import CONTENT_SECURITY_POLICY
 
 Enter = Callable[..., Browser]
 
-# A backslash and n in the file stand for a line break.
-PAYLOADS = [
-    line.replace("\\n", "\n")
-    for line in (Path(__file__).with_name("payloads.txt")).read_text(encoding="utf-8").splitlines()
-]
 _OWN = {"html", "head", "meta", "title", "link", "script", "body", "a", "header", "nav", "form", "input", "button", "main", "p", "h1",
         "h2", "h3", "section", "article", "div", "span", "progress", "details", "summary", "ol", "ul", "li", "fieldset", "legend",
         "label", "select", "option", "textarea", "footer", "aside", "dialog", "dl", "dt", "dd", "kbd", "b", "table", "thead", "tbody",
-        "tr", "th", "td", "code", "template"}  # fmt: skip
+        "tr", "th", "td", "code", "small", "template"}  # fmt: skip
 _OF_MARKDOWN = {"p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "table", "thead", "tbody",
                 "tr", "th", "td", "h3", "h4", "h5", "h6"}  # fmt: skip
 
@@ -157,7 +155,7 @@ def test_payloads_everywhere_on_every_page(enter: Enter, desk: Desk, people: Peo
         page = Reader(ann.get(address).text, _OWN | _OF_MARKDOWN)
         assert page.dangers == [], payload
         address = answer["next"]
-    assert {j.ranking.note for j in store.judgements()} == {payload.strip() for payload in PAYLOADS}
+    assert {row["note"] for row in submissions(store)} == {payload.strip() for payload in PAYLOADS}
     pages = (
         "/",
         "/history",
@@ -179,6 +177,43 @@ def test_payloads_everywhere_on_every_page(enter: Enter, desk: Desk, people: Peo
             assert Reader(browser.get(place).text, _OWN | _OF_MARKDOWN).dangers == [], place
 
 
+_OF_PLOTS = {"svg", "title", "desc", "line", "text", "circle", "rect"}
+
+
+def test_payloads_on_the_pages_of_reviewers(enter: Enter, desk: Desk, store: Store) -> None:
+    """In models' names, in answers, in the reasons of judges and reviewers, on every page where those stand."""
+    rita, ann, admin = enter("reviewer", "rita"), enter("reviewer", "ann"), enter("admin")
+    items = [
+        material_of({"prompt": f"{p} {k}", "completions": [{"text": p, "model": PAYLOADS[k % 9]}, {"text": f"{p}!", "model": "b"}]})
+        for k, p in enumerate(PAYLOADS)
+    ]  # fmt: skip
+    batch = desk.create(BatchSettings(name=PAYLOADS[3], mode="pair", overlap=2, seed=1), "g", items)
+    with store.transaction():
+        for user in (rita.user, ann.user):
+            for k, payload in enumerate(PAYLOADS):
+                task = desk.task(desk.next(user.id, batch.id) or "", user.id)
+                best = k % 2 if user.id == ann.user.id else 0
+                submit(store, task, Answer(client_key=task.id, tiers=((best,), (1 - best,)), note=payload))
+    for k, (found, payload) in enumerate(zip(disputes(store, batch.id), PAYLOADS, strict=True)):
+        if k % 4:
+            continue
+        address = f"/review/{batch.id}/{found.item_id}"
+        if k % 20 == 0:
+            seen = {"client_key": "0123456789", "seen": found.seen}
+            rejected = rita.send_form(address, action="settle", note=payload, **seen)
+            assert (rejected.status_code, Reader(rejected.text, _OWN | _OF_MARKDOWN | _OF_PLOTS).dangers) == (422, [])
+        decision = Answer(client_key=found.item_id, tiers=((0,), (1,)), note=payload)
+        settle(store, found, decision, rita.user.id, found.seen)
+        page = Reader(rita.get(address).text, _OWN | _OF_MARKDOWN | _OF_PLOTS)
+        assert page.dangers == [], payload
+        assert payload.replace("\n", "").strip() in page.text.replace("\n", ""), payload
+    assert 'class="dot"' in rita.get(f"/arena/{batch.id}").text
+    listed = ("/review", f"/review/{batch.id}", "/arena", f"/arena/{batch.id}")
+    for browser, addresses in ((ann, listed), (admin, (*listed, "/admin/arena/new", "/admin/people"))):
+        for address in addresses:
+            assert Reader(browser.get(address).text, _OWN | _OF_MARKDOWN | _OF_PLOTS).dangers == [], address
+
+
 @pytest.mark.parametrize("payload", PAYLOADS[::7])
 def test_what_comes_back_in_an_error_is_escaped(enter: Enter, outside: Browser, payload: str) -> None:
     admin = enter("admin")
@@ -192,6 +227,14 @@ def test_what_comes_back_in_an_error_is_escaped(enter: Enter, outside: Browser, 
             "/admin/batches", files={"file": (f"{payload}.exe", b"")}, name="n", mode="rank", source="file"
         ),
         admin.send_form("/admin/invites", role=payload),
+        admin.send_form("/admin/arena", name=payload, model=[payload, "b"], most=payload, guideline=payload),
+        admin.send_form(
+            "/admin/arena",
+            files=[("first", (f"{payload}.exe", b"")), ("second", ("x.jsonl", payload.encode()))],
+            name="n",
+            source="files",
+            first_name=payload,
+        ),
         admin.get("/exports/" + quote(payload.replace("/", ""))),
         outside.get("/static/" + quote(payload.replace("/", ""))),
     ]

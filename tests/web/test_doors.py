@@ -36,12 +36,26 @@ LEAST: dict[str, Role] = {
     "GET /guidelines/{guideline_id}": "annotator",
     "GET /exports": "reviewer",
     "GET /exports/{name}": "reviewer",
+    "GET /account/data.json": "annotator",
+    "GET /review": "reviewer",
+    "GET /review/{batch_id}": "reviewer",
+    "GET /review/{batch_id}/{item_id}": "reviewer",
+    "POST /review/{batch_id}/{item_id}": "reviewer",
+    "GET /arena": "reviewer",
+    "GET /arena/{batch_id}": "reviewer",
+    "GET /admin/arena/new": "admin",
+    "POST /admin/arena": "admin",
+    "GET /admin/people/{user_id}/data.json": "admin",
+    "GET /admin/quality": "reviewer",
+    "GET /admin/batches/{batch_id}/quality": "reviewer",
     "GET /admin/batches": "admin",
     "GET /admin/batches/new": "admin",
     "POST /admin/batches": "admin",
     "GET /admin/batches/{batch_id}": "admin",
     "POST /admin/batches/{batch_id}/state": "admin",
     "POST /admin/batches/{batch_id}/guideline": "admin",
+    "GET /admin/sampling/{job_id}": "admin",
+    "POST /admin/sampling/{job_id}/cancel": "admin",
     "GET /admin/people": "admin",
     "POST /admin/people/{user_id}": "admin",
     "POST /admin/invites": "admin",
@@ -56,6 +70,12 @@ API: dict[str, Role] = {
     "GET /api/batches/{batch_id}": "reviewer",
     "GET /api/submissions": "reviewer",
     "GET /api/pairs": "reviewer",
+    "GET /api/exports": "reviewer",
+    "GET /api/exports/{name}": "reviewer",
+    "GET /api/quality": "reviewer",
+    "GET /api/arena": "reviewer",
+    "GET /api/batches/{batch_id}/arena": "reviewer",
+    "GET /api/batches/{batch_id}/quality": "reviewer",
     "POST /api/batches": "admin",
 }
 
@@ -80,7 +100,17 @@ def ask(browser: Browser, line: str, **headers: str) -> Any:
     """Send the emptiest request that this route takes."""
     method, path = line.split()
     path = path.replace("{name}", "judgements.jsonl")
-    for part in ("token", "token_id", "batch_id", "task_id", "guideline_id", "user_id", "invite_id"):
+    for part in (
+        "token",
+        "token_id",
+        "batch_id",
+        "task_id",
+        "guideline_id",
+        "user_id",
+        "invite_id",
+        "item_id",
+        "job_id",
+    ):
         path = path.replace("{" + part + "}", "0123456789abcdef")
     form = {"csrf": browser.csrf} if method == "POST" and not path.startswith("/api") else None
     return browser.request(method, path, headers=headers, data=form)

@@ -77,19 +77,18 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 
 def test_a_kill_under_load_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     db = str(tmp_path / "crowd.db")
-    seen = crowd(db, annotators=12, seconds=4, think=0.3, kills=2, items=400)
-    assert len(seen.acknowledged) > 20
+    seen = crowd(db, annotators=12, seconds=4, think=0.3, kills=2, items=400, least=10)
+    assert len(seen.acknowledged) >= 30
     assert seen.strange == []
     assert missing_or_doubled(db, seen) == []
 
 
 def test_sixty_four_people_at_once(tmp_path: Path) -> None:
     db = str(tmp_path / "crowd.db")
-    seen = crowd(db, annotators=64, seconds=5, think=4, items=400)
-    assert len(seen.acknowledged) > 20
+    seen = crowd(db, annotators=64, seconds=5, think=4, items=400, least=21)
     assert seen.strange == []
     assert missing_or_doubled(db, seen) == []
-    # The full run (tests/crowd.py) holds 250 ms; here the machine may have other things to do.
+    # The long test (test_load.py) holds 250 ms; here the machine may have other things to do.
     assert seen.percentile("submit", 0.5) < 1
 
 

@@ -12,7 +12,7 @@ import typer
 
 import manners
 from manners.cli import collect, evaluate, train, use
-from manners.cli.options import RunFolder, Sets
+from manners.cli.options import ConfigFile, Data, RunFolder, Sets
 from manners.cli.talk import give
 from manners.config import load_config
 
@@ -37,6 +37,20 @@ def demo(
     from manners.cli.demo import DemoConfig, run_demo
 
     give(run_demo(load_config(DemoConfig, None, [f"seed={seed}", *(sets or [])]), run))
+
+
+@app.command()
+def compare(
+    config: ConfigFile = None,
+    run: RunFolder = Path("runs/compare"),
+    data: Data = Path("pairs"),
+    split: Annotated[str, typer.Option(help="held-out prompts that all answer in the end")] = "test",
+    sets: Sets = None,
+) -> None:
+    """Several methods on the same data with the same budget: one table, one plot. The last line of stdout is one JSON object."""
+    from manners.cli.compare import compare_methods
+
+    give(compare_methods(config, sets or [], data, split, run))
 
 
 app.add_typer(collect.app)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 
 from manners.cli.talk import say
-from manners.models.load import load_trunk
 from manners.records import Message, Prompt
 from manners.sampling.local import LocalSampler
 
 
 def converse(model: str, message: str | None, temperature: float, max_tokens: int, seed: int) -> None:
     """Answer one `message` on stdout, or go on until an empty line or the end of input."""
-    sampler = LocalSampler(load_trunk(model, "all", say=say), None, model_name=model)
+    sampler = LocalSampler.of(model, say=say)
     turns: list[Message] = []
     interactive = message is None and sys.stdin.isatty()
     if interactive:

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from manners.errors import MannersError
 from manners.feedback import pairs as pairing
+from manners.feedback.aggregation import comparisons_of, reliability, weighted
+from manners.feedback.answers import demonstrations_in, read_answers
+from manners.feedback.assign import Desk
+from manners.feedback.batch import ANSWERS, MODES, BatchSettings, check_answers
+from manners.feedback.guidelines import starter_guideline
+from manners.feedback.materials import prompt_in, sampled
+from manners.feedback.opinions import read_opinions
 from manners.feedback.store import Store
-from manners.records import SPLITS, Judgement, Pair, Prompt
+from manners.records import SPLITS, Completion, Judgement, Pair, Prompt
 from manners.runs import Run, file_hash, read_json, read_jsonl
 
 
 def make_pairs(
-    store: Store, out: Path, *, seed: int, validation: float, test: float, source: Any, halves: bool
+    store: Store, out: Path, *, seed: int, validation: float, test: float, source: Any, halves: bool, weights: str = ""
 ) -> dict[str, Any]:
-    """Write the pairs and rankings of a store, and with `halves` those of each half of the training prompts; gives the manifest."""
+    """Write the pairs and rankings of a store, and with `halves` those of each half of the training prompts; gives the manifest.
+
+    With `weights` "dawid-skene" each pair weighs as much as its judge can be believed; the manifest names the reliabilities.
+    """
     judgements = list(store.judgements(source=source))
-    made_from = {"judgements": store.content_hash(), "seed": seed, "validation": validation, "test": test}
-    splits = pairing.make_pairs(judgements, seed, validation, test)
+    made_from: dict[str, Any] = {
+        "judgements": store.content_hash(), "seed": seed, "validation": validation, "test": test
+    }  # fmt: skip
+    reliabilities: Mapping[str, float] = {}
+    if weights:
+        reliabilities = _reliabilities(store)
+        made_from["weights"] = {"by": weights, "reliabilities": reliabilities}
+    splits = {
+        split: weighted(pairs, reliabilities)
+        for split, pairs in pairing.make_pairs(judgements, seed, validation, test).items()
+    }
     rankings = {split: list(pairing.in_split(judgements, split, seed, validation, test)) for split in SPLITS}
     manifest = pairing.write_pairs(out, splits, rankings, **made_from)
     if halves:
@@ -28,9 +48,20 @@ def make_pairs(
         for name, part in zip(("first", "second"), parts, strict=True):
             half = [pair for judgement in part for pair in pairing.pairs_of(judgement)]
             pairing.write_pairs(
-                out / name, {**splits, "train": half}, {**rankings, "train": part}, half=name, **made_from
+                out / name,
+                {**splits, "train": weighted(half, reliabilities)},
+                {**rankings, "train": part},
+                half=name,
+                **made_from,
             )
     return manifest
+
+
+def _reliabilities(store: Store) -> Mapping[str, float]:
+    trust = reliability(comparisons_of(read_opinions(store).latest()))
+    if trust.undefined:
+        raise MannersError(f"--weights dawid-skene: {trust.undefined}; leave the option out")
+    return trust.values
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -39,7 +70,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         if path.suffix != ".jsonl":
             found = [Prompt.of(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         else:
-            found = [_prompt(row) for row in read_jsonl(path)]
+            found = [prompt_in(row) for row in read_jsonl(path)]
     except (FileNotFoundError, IsADirectoryError):
         raise MannersError(f"{path} is not a file of prompts") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -47,6 +78,22 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not found:
         raise MannersError(f"{path} holds no prompts")
     return found
+
+
+def batch_settings(name: str, mode: str, answers: int) -> BatchSettings:
+    """Settings of a batch of items with so many answers. Raises MannersError where the mode takes another number."""
+    one_of("--mode", mode, MODES)
+    settings = BatchSettings.model_validate({"name": name, "mode": mode})
+    check_answers(settings.mode, answers)
+    return settings
+
+
+def make_batch(store: Store, settings: BatchSettings, rows: Sequence[tuple[Prompt, Sequence[Completion]]]) -> str:
+    """Make a batch of what a model answered; gives a line that says what it holds and how to go on."""
+    materials = sampled(rows, ANSWERS[settings.mode][0])
+    Desk(store).create(settings, starter_guideline(), materials)
+    same = f" ({len(rows) - len(materials)} left out: too few different answers)" if len(materials) < len(rows) else ""
+    return f"batch {settings.name!r}: {len(materials)} prompts{same}; next, manners serve or manners rank"
 
 
 def prompts_for(named: str, data: Path | None, seed: int) -> tuple[list[Prompt], list[Prompt]]:
@@ -69,11 +116,6 @@ def prompts_for(named: str, data: Path | None, seed: int) -> tuple[list[Prompt],
     return [p for p in asked if split[p.id] == "train"], [p for p in asked if split[p.id] == "validation"]
 
 
-def _prompt(row: dict[str, Any]) -> Prompt:
-    prompt = row.get("prompt", row)
-    return Prompt.of(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
-
-
 def read_split(data: Path, split: str) -> list[Pair]:
     """The pairs of one split of a folder that `manners pairs` wrote. Raises MannersError where it is missing."""
     one_of("--split", split, SPLITS)
@@ -82,6 +124,13 @@ def read_split(data: Path, split: str) -> list[Pair]:
             f"{data} holds no {split}.jsonl; make it with `manners pairs --out {data}`, or name another --data"
         )
     return pairing.read_pairs(data / f"{split}.jsonl")
+
+
+def read_demonstrations(data: Path, split: str, seed: int) -> list[tuple[Prompt, Completion]]:
+    """What fine-tuning imitates: the preferred answers of a folder that `manners pairs` wrote, or all answers of a file of answers."""
+    if data.is_file():
+        return demonstrations_in(read_answers(data), split, seed)
+    return pairing.preferred_of(read_split(data, split))
 
 
 def read_rankings(data: Path, split: str) -> list[Judgement]:

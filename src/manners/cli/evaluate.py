@@ -29,7 +29,7 @@ app = typer.Typer(cls=_PolicyByDefault, no_args_is_help=True, help="Evaluate: RU
 
 @app.command()
 def policy(
-    run: Annotated[Path, typer.Argument(help="a PPO run")],
+    run: Annotated[Path, typer.Argument(help="a run that trained a policy against a judge")],
     data: Data = Path("pairs"),
     split: Annotated[str, typer.Option(help="which prompts")] = "test",
     sets: Sets = None,

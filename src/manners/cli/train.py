@@ -7,26 +7,34 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from manners.cli.data import made_from, one_of, prompts_for, read_rankings, read_split
-from manners.cli.options import ConfigFile, Data, Json, Replace, RunFolder, Sets
-from manners.cli.resume import reopen, source_of
+from manners.cli.data import made_from, one_of, read_demonstrations, read_rankings, read_split
+from manners.cli.options import (
+    AcceptChanges,
+    ConfigFile,
+    Data,
+    Json,
+    PairsOrNone,
+    Prompts,
+    Replace,
+    Resume,
+    RunFolder,
+    Sets,
+)
 from manners.cli.talk import give, say, track
 from manners.config import load_config
-from manners.errors import MannersError
-from manners.feedback import pairs as pairing
 from manners.runs import Run
 
-app = typer.Typer(no_args_is_help=True, help="Train: sft, reward, ppo, classifier.")
+app = typer.Typer(no_args_is_help=True, help="Train: sft, reward, ppo, grpo, dpo, ilql, classifier.")
 
 
 @app.command()
 def sft(config: ConfigFile = None, run: RunFolder = Path("runs/sft"), data: Data = Path("pairs"), sets: Sets = None,
         replace: Replace = False, as_json: Json = False) -> None:  # fmt: skip
-    """Supervised fine-tuning on the preferred completions, or on demonstrations in the same layout."""
+    """Supervised fine-tuning on the preferred completions, or on all answers of a file, such as the winners of best-of-n."""
     from manners.train.sft import SFTConfig, train_sft
 
     settings = load_config(SFTConfig, config, sets or [])
-    training, held = (pairing.preferred_of(read_split(data, split)) for split in ("train", "validation"))
+    training, held = (read_demonstrations(data, split, settings.seed) for split in ("train", "validation"))
     made = Run.create(run, "sft", settings, made_from(run, data=data, model=settings.model), replace)
     with made.guard():
         evaluation = train_sft(settings, training, held, made, track=track)
@@ -89,36 +97,93 @@ def classifier(
 def ppo(
     config: ConfigFile = None,
     run: RunFolder = Path("runs/ppo"),
-    data: Annotated[Optional[Path], typer.Option(help="folder that `manners pairs` wrote [default: pairs]")] = None,  # noqa: UP045
-    prompts: Annotated[str, typer.Option(help="a file of prompts, or 'starter', in place of those of the pairs")] = "",
-    resume: Annotated[Optional[Path], typer.Option(help="go on with the run in this folder")] = None,  # noqa: UP045
-    accept_changes: Annotated[bool, typer.Option(help="resume though settings or sources differ")] = False,
+    data: PairsOrNone = None,
+    prompts: Prompts = "",
+    resume: Resume = None,
+    accept_changes: AcceptChanges = False,
     sets: Sets = None,
     replace: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Proximal policy optimisation against a judge, with the shift penalty against the frozen reference."""
+    from manners.cli.on_policy import run_on_policy
     from manners.train.ppo import PPOConfig, train_ppo
 
-    given = [*([f"prompts={prompts}"] if prompts else []), *(sets or [])]
-    settings = load_config(PPOConfig, resume / "config.yaml" if resume and not config else config, given)
-    if not settings.reward.named:
-        raise MannersError(
-            "no judge is named: set reward.model, reward.classifier or reward.function in the config or with --set"
-        )
-    if resume and not data:
-        data = source_of(resume, "data")
-    training, held = prompts_for(settings.prompts, data, settings.seed)
-    read = data or (Path("pairs") if not settings.prompts else "")
-    lineage = made_from(resume or run, data=read, **settings.sources)
-    state = None
-    if resume:
-        made, state = reopen(resume, "ppo", settings, lineage, accept_changes)
-    else:
-        made = Run.create(run, "ppo", settings, lineage, replace)
-    with made.guard():
-        train_ppo(settings, training, held if settings.evaluate_prompts else [], made, track=track, state=state)
-    _tell(made, made.metrics()[-1], as_json)
+    made, numbers = run_on_policy(
+        "ppo", PPOConfig, train_ppo, config, sets or [], run=run, data=data, prompts=prompts, resume=resume,
+        accept_changes=accept_changes, replace=replace,
+    )  # fmt: skip
+    _tell(made, numbers, as_json)
+
+
+@app.command()
+def grpo(
+    config: ConfigFile = None,
+    run: RunFolder = Path("runs/grpo"),
+    data: PairsOrNone = None,
+    prompts: Prompts = "",
+    resume: Resume = None,
+    accept_changes: AcceptChanges = False,
+    sets: Sets = None,
+    replace: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Group methods against a judge, without a value function: GRPO, Dr. GRPO, RLOO, REINFORCE++, ReMax, GSPO."""
+    from manners.cli.on_policy import run_on_policy
+    from manners.train.grpo import GRPOConfig, train_grpo
+
+    made, numbers = run_on_policy(
+        "grpo", GRPOConfig, train_grpo, config, sets or [], run=run, data=data, prompts=prompts, resume=resume,
+        accept_changes=accept_changes, replace=replace,
+    )  # fmt: skip
+    _tell(made, numbers, as_json)
+
+
+@app.command()
+def dpo(
+    config: ConfigFile = None,
+    run: RunFolder = Path("runs/dpo"),
+    data: PairsOrNone = None,
+    thumbs: Annotated[Optional[Path], typer.Option(help="JSONL of single judged answers, for loss kto")] = None,  # noqa: UP045
+    threshold: Annotated[Optional[float], typer.Option(help="ratings above it count as thumbs up")] = None,  # noqa: UP045
+    resume: Resume = None,
+    accept_changes: AcceptChanges = False,
+    sets: Sets = None,
+    replace: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Direct preference optimisation and its family, from pairs or thumbs, or online: the policy learns without a reward model."""
+    from manners.cli.direct import run_direct
+
+    made, numbers = run_direct(
+        config, sets or [], run=run, data=data, thumbs=thumbs, threshold=threshold, resume=resume,
+        accept_changes=accept_changes, replace=replace,
+    )  # fmt: skip
+    _tell(made, numbers, as_json)
+
+
+@app.command()
+def ilql(
+    config: ConfigFile = None,
+    run: RunFolder = Path("runs/ilql"),
+    data: PairsOrNone = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="JSONL of answers, scored or to be scored, in place of pairs")
+    ] = None,
+    resume: Resume = None,
+    accept_changes: AcceptChanges = False,
+    sets: Sets = None,
+    replace: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Offline Q-learning from judged or scored answers: nothing is tried out, and the policy is sampled from log π + β·(Q − V)."""
+    from manners.cli.offline import run_offline
+
+    made, numbers = run_offline(
+        config, sets or [], run=run, data=data, answers=answers, resume=resume, accept_changes=accept_changes,
+        replace=replace,
+    )  # fmt: skip
+    _tell(made, numbers, as_json)
 
 
 def _tell(run: Run, evaluation: dict[str, Any], as_json: bool) -> None:

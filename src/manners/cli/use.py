@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from manners.cli.data import read_prompts
+from manners.cli.data import batch_settings, make_batch, read_prompts
 from manners.cli.options import Json
 from manners.cli.talk import give, say, table, track
 from manners.errors import MannersError
@@ -28,24 +28,40 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
     seed: int = 0,
     db: Annotated[str, typer.Option(help="also put them into this store, to be ranked")] = "",
+    batch: Annotated[
+        str, typer.Option(help="also make a batch of that name, to be ranked; in manners.db without --db")
+    ] = "",
+    mode: Annotated[str, typer.Option(help="of the batch: rank, pair, ratings, thumbs or edit")] = "rank",
+    best_of: Annotated[int, typer.Option(help="of so many answers keep the one that --reward finds best", min=1)] = 1,
+    reward: Annotated[Optional[Path], typer.Option(help="run of a reward model, for --best-of")] = None,  # noqa: UP045
 ) -> None:
     """Complete prompts with a model."""
-    from manners.models.load import load_trunk
-    from manners.sampling.local import LocalSampler
+    if best_of > 1 or reward:
+        from manners.cli.best_of import sample_best
 
+        if db or batch:
+            raise MannersError(
+                "--best-of keeps one answer to a prompt, so that there is nothing to rank; leave --db and --batch out"
+            )
+        sample_best(model, read_prompts(prompts), reward, best_of, out, max_tokens, temperature, seed)
+        return
+    from manners.sampling.answers import answers_to
+
+    settings = batch_settings(batch, mode, k) if batch else None
     asked = read_prompts(prompts)
-    sampler = LocalSampler(load_trunk(model, "all", say=say), None, model_name=model)
-    repeated = [p for p in asked for _ in range(k)]
-    rollouts = sampler.sample(repeated, max_tokens=max_tokens, temperature=temperature, seed=seed, track=track)
-    rows = [(p, rollouts.completions[i * k : (i + 1) * k]) for i, p in enumerate(asked)]
+    rows = answers_to(
+        asked, model, k=k, max_tokens=max_tokens, temperature=temperature, seed=seed, say=say, track=track
+    )
     lines = [{"prompt": p.to_json(), "completions": [c.to_json() for c in answers]} for p, answers in rows]
-    if db:
-        with Store.open(db) as store:
+    if db or settings:
+        with Store.open(db or "manners.db") as store:
             store.add_completions(rows)
+            if settings:
+                typer.echo(make_batch(store, settings, rows))
     if out:
         write_jsonl(out, lines)
-        say(f"{len(repeated)} completions in {out}", markup_of=str(out))
-    else:
+        say(f"{len(asked) * k} completions in {out}", markup_of=str(out))
+    elif not settings:
         for line in lines:
             give(line)
 
@@ -57,11 +73,16 @@ def score(
     prompt: Annotated[str, typer.Option(help="what the texts answer (for a reward model)")] = "",
     classifier: Annotated[str, typer.Option(help="path or id of a sequence classifier")] = "",
     positive: Annotated[str, typer.Option(help="its good class; its logit is the reward")] = "",
+    toxicity: Annotated[bool, typer.Option(help="by the offline scorer of toxicity, aggression and hate")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score texts: by a reward model, by an ensemble (its mean, and each member), or the logits of every class of a classifier."""
-    if bool(reward) == bool(classifier):
-        raise MannersError("name a judge: --reward RUN, or --classifier PATH --positive CLASS")
+    """Score texts: by a reward model, by an ensemble (its mean, and each member), the logits of every class of a classifier, or how
+    likely they are toxic, aggressive and hateful."""
+    if [bool(reward), bool(classifier), toxicity].count(True) != 1:
+        raise MannersError("name a judge: --reward RUN, or --classifier PATH --positive CLASS, or --toxicity")
+    if toxicity:
+        _score_toxicity(texts, as_json)
+        return
     if classifier:
         from manners.rewards.classifier import ClassifierScorer, describe
 
@@ -95,6 +116,21 @@ def score(
             give({"text": text, "reward": round(number, 4)})
         else:
             typer.echo(f"{number:+.3f}  {text}")
+
+
+def _score_toxicity(texts: list[str], as_json: bool) -> None:
+    from manners.rewards.toxicity import FAULTS, ToxicityScorer
+
+    scorer = ToxicityScorer.load()
+    for text, shares in zip(texts, scorer.probabilities(texts).tolist(), strict=True):
+        found: dict[str, float] = {fault: round(share, 4) for fault, share in zip(FAULTS, shares, strict=True)}
+        if as_json:
+            words = sorted(scorer.why(text), key=lambda word: -word[1])[:5]
+            give(
+                {"text": text, **found, "version": scorer.version, "why": [[w, round(x, 3)] for w, x in words if x > 0]}
+            )
+        else:
+            typer.echo("  ".join(f"{fault} {share:.3f}" for fault, share in found.items()) + f"  {text}")
 
 
 @app.command()

@@ -19,15 +19,18 @@ from manners.config import Config, load_config
 from manners.errors import MannersError
 from manners.learner.local import POLICY
 from manners.models.load import base_of, checkpoint_folder, load_trunk
+from manners.models.shaping import Shape, plain, shape_of
 from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.diversity import distinct_n
 from manners.ops.intervals import bootstrap_mean
 from manners.protocols import Scorer
-from manners.records import Prompt
+from manners.records import Completion, Prompt
 from manners.rewards.load import ScorerConfig, load_scorer
-from manners.runs import Run, Track, untracked, write_json
+from manners.runs import Run, Track, read_json, untracked, write_json
 from manners.sampling.local import LocalSampler
 from manners.text.chat import Chat
+
+OPTIMISED = "the judge that was optimised"
 
 
 class EvaluateConfig(Config):
@@ -49,13 +52,23 @@ class JudgedRun(Config):
     max_prompt_tokens: int | None = None
     reward: ScorerConfig = ScorerConfig()
     second_judge: ScorerConfig = ScorerConfig()
+    online: bool = True
+
+    @property
+    def judge_of(self) -> str:
+        """What the judge was to the policy; a direct method asks it only online."""
+        return OPTIMISED if self.online else "a judge that training never asked"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One set of answers, `samples_per_prompt` per prompt: scores of both judges [N], KL [N] (nats per sequence), and the rollouts."""
+    """N answers, `samples_per_prompt` to each prompt: their lengths [N] in tokens, whether they come to an end [N] bool, the scores of
+    both judges [N], and the KL [N] of what they were drawn from to the reference, nats per sequence."""
 
-    rollouts: Rollouts
+    prompts: tuple[Prompt, ...]
+    completions: tuple[Completion, ...]
+    lengths: Tensor
+    finished: Tensor
     reward: Tensor
     second: Tensor | None
     kl: Tensor
@@ -69,31 +82,48 @@ def evaluate_policy(
     reward: Scorer,
     second: Scorer | None,
     track: Track = untracked,
+    shape: Shape = plain,
+    judge_of: str = OPTIMISED,
 ) -> dict[str, Any]:
-    """Compare the trunk with `adapter` off (before) and on (after) on `prompts`; gives what RUN/evaluation.json holds."""
+    """Compare the trunk with `adapter` off (before) and on, sampled as `shape` says (after), on `prompts`; gives what
+    RUN/evaluation.json holds. `judge_of`: what the judge `reward` was to the policy."""
+    asked = ask_for(config, prompts)
+    before, after = (
+        measure(config, LocalSampler(trunk, name, batch=config.batch, shape=own), asked, reward, second, track)
+        for name, own in ((None, plain), (adapter, shape))
+    )
+    return compare(config, before, after, judge_of)
+
+
+def ask_for(config: EvaluateConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Each prompt as often as it is to be answered. Raises MannersError where there is none."""
     if not prompts:
         raise MannersError("there are no held-out prompts to evaluate on; make the split larger or name another")
-    repeated = [p for p in prompts for _ in range(config.samples_per_prompt)]
-    before, after = (_measure(config, trunk, name, repeated, reward, second, track) for name in (None, adapter))
-    cluster = torch.arange(len(prompts)).repeat_interleave(config.samples_per_prompt)
-    categories = [p.category for p in repeated]
+    return [p for p in prompts for _ in range(config.samples_per_prompt)]
+
+
+def compare(config: EvaluateConfig, before: Measured, after: Measured, judge_of: str = OPTIMISED) -> dict[str, Any]:
+    """What RUN/evaluation.json holds: the gain of `after` over `before`, answers to the same prompts in the same order."""
+    count = len(before.prompts) // config.samples_per_prompt
+    cluster = torch.arange(count).repeat_interleave(config.samples_per_prompt)
+    categories = [p.category for p in before.prompts]
     return {
-        "prompts": len(prompts),
+        "prompts": count,
         "samples_per_prompt": config.samples_per_prompt,
         "temperature": config.temperature,
-        "rows": _rows(before, after, cluster),
+        "rows": _rows(before, after, cluster, judge_of),
         "by_category": {
             name: _by_category([i for i, c in enumerate(categories) if c == name], before, after, cluster)
             for name in sorted(set(categories) - {""})
         },
-        "samples": [_sample(i, before, after) for i in range(0, len(repeated), config.samples_per_prompt)],
+        "samples": [_sample(i, before, after) for i in range(0, len(before.prompts), config.samples_per_prompt)],
     }
 
 
 def evaluate_run(
     run: Run, prompts: Sequence[Prompt], config: EvaluateConfig, track: Track = untracked
 ) -> dict[str, Any]:
-    """Evaluate the policy of a PPO run (its best checkpoint, else the final one) by the judges in its config.
+    """Evaluate the policy of a run (its best checkpoint, else the final one) by the judges in its config.
 
     Writes RUN/evaluation.json and gives what it holds. Raises MannersError for a run of another kind or without a checkpoint.
     """
@@ -110,31 +140,55 @@ def evaluate_run(
         prompts = [chat.shortened(prompt, settings.max_prompt_tokens) for prompt in prompts]
     reward = load_scorer(settings.reward, trunk, "reward")
     second = load_scorer(settings.second_judge, trunk, "second judge") if settings.second_judge.named else None
-    evaluation = {"policy": folder.name, **evaluate_policy(config, trunk, POLICY, prompts, reward, second, track)}
+    shape = shape_of(str(run.path), trunk)
+    found = evaluate_policy(config, trunk, POLICY, prompts, reward, second, track, shape, settings.judge_of)
+    evaluation = {"policy": folder.name, **found, **_kept(run)}
     write_json(run.path / "evaluation.json", evaluation)
     return evaluation
 
 
-def _measure(
+def _kept(run: Run) -> dict[str, Any]:
+    """What training itself found out on held-out preferences, and an evaluation of answers leaves as it is."""
+    path = run.path / "evaluation.json"
+    before = read_json(path) if path.exists() else {}
+    return {"preferences": before["preferences"]} if "preferences" in before else {}
+
+
+def measure(
     config: EvaluateConfig,
-    trunk: Trunk,
-    adapter: str | None,
+    sampler: LocalSampler,
     prompts: Sequence[Prompt],
     reward: Scorer,
     second: Scorer | None,
-    track: Track,
+    track: Track = untracked,
 ) -> Measured:
-    sampler = LocalSampler(trunk, adapter, batch=config.batch)
+    """An answer to each of `prompts`, and all that is said of it."""
     rollouts = sampler.sample(
         prompts, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed, track=track
     )
-    kl = torch.zeros(len(rollouts))
-    if adapter is not None:
-        for index, part in rollouts.micro_batches(12_288):
-            heat = config.temperature or 1.0
-            difference = _logps(trunk, adapter, part, heat) - _logps(trunk, None, part, heat)
-            kl[index] = difference.sum(-1).cpu()
-    return Measured(rollouts, reward.score(rollouts).cpu(), second.score(rollouts).cpu() if second else None, kl)
+    kl = shift(sampler, rollouts, config)
+    return described(rollouts, reward.score(rollouts), second.score(rollouts) if second else None, kl)
+
+
+def described(rollouts: Rollouts, reward: Tensor, second: Tensor | None, kl: Tensor) -> Measured:
+    """The rollouts without their tokens and states, on the CPU."""
+    return Measured(
+        rollouts.prompts, rollouts.completions, rollouts.response_lengths.cpu(), rollouts.finished.cpu(), reward.cpu(),
+        None if second is None else second.cpu(), kl,
+    )  # fmt: skip
+
+
+def shift(sampler: LocalSampler, rollouts: Rollouts, config: EvaluateConfig) -> Tensor:
+    """log π − log π_ref [N] of whole answers, nats, on the CPU; 0 where the sampler draws from the reference itself."""
+    found = torch.zeros(len(rollouts))
+    if sampler.adapter is None and sampler.shape is plain:
+        return found
+    heat = config.temperature or 1.0
+    for index, part in rollouts.micro_batches(12_288):
+        # what a plain policy said is taken again, so that one that is the reference has shifted by exactly 0
+        own = part.logps if sampler.shape is not plain else _logps(sampler.trunk, sampler.adapter, part, heat)
+        found[index] = (own - _logps(sampler.trunk, None, part, heat)).sum(-1).cpu()
+    return found
 
 
 @torch.no_grad()
@@ -145,21 +199,21 @@ def _logps(trunk: Trunk, adapter: str | None, part: Rollouts, temperature: float
     return found.spread(found.logps, like=part.tokens)
 
 
-def _rows(before: Measured, after: Measured, cluster: Tensor) -> list[dict[str, Any]]:
+def _rows(before: Measured, after: Measured, cluster: Tensor, judge_of: str) -> list[dict[str, Any]]:
     def row(name: str, label: str, unit: str, better: str, of: Callable[[Measured], Tensor]) -> dict[str, Any]:
         old, new = of(before).float().cpu(), of(after).float().cpu()
         gain = bootstrap_mean(new - old, cluster)
         return {"name": name, "label": label, "unit": unit, "better": better, "before": float(old.mean()), "after": float(new.mean()),
                 "gain": gain.mean, "ci": gain.ends, "n": int(cluster.max()) + 1}  # fmt: skip
 
-    rows = [row("reward", "Reward (the judge that was optimised)", "", "higher", lambda m: m.reward)]
+    rows = [row("reward", f"Reward ({judge_of})", "", "higher", lambda m: m.reward)]
     if before.second is not None:
         rows.append(row("second_judge", "Second judge (never optimised)", "", "higher", _second))
     return [
         *rows,
         row("kl", "KL to the reference", "nats per sequence", "neither", lambda m: m.kl),
-        row("length", "Length", "tokens", "neither", lambda m: m.rollouts.response_lengths),
-        row("finished", "Answers that come to an end", "share", "higher", lambda m: m.rollouts.finished),
+        row("length", "Length", "tokens", "neither", lambda m: m.lengths),
+        row("finished", "Answers that come to an end", "share", "higher", lambda m: m.finished),
         row("distinct_2", "Distinct word pairs within an answer", "share", "higher", _distinct),
     ]
 
@@ -170,7 +224,7 @@ def _second(measured: Measured) -> Tensor:
 
 
 def _distinct(measured: Measured) -> Tensor:
-    return torch.tensor([distinct_n([c.text], 2) for c in measured.rollouts.completions])
+    return torch.tensor([distinct_n([c.text], 2) for c in measured.completions])
 
 
 def _by_category(indices: list[int], before: Measured, after: Measured, cluster: Tensor) -> dict[str, Any]:
@@ -186,9 +240,9 @@ def _by_category(indices: list[int], before: Measured, after: Measured, cluster:
 
 
 def _sample(i: int, before: Measured, after: Measured) -> dict[str, Any]:
-    prompt = before.rollouts.prompts[i]
-    row = {"prompt": prompt.text, "category": prompt.category, "before": before.rollouts.completions[i].text,
-           "after": after.rollouts.completions[i].text, "reward_before": float(before.reward[i]),
+    prompt = before.prompts[i]
+    row = {"prompt": prompt.text, "category": prompt.category, "before": before.completions[i].text,
+           "after": after.completions[i].text, "reward_before": float(before.reward[i]),
            "reward_after": float(after.reward[i]), "kl": float(after.kl[i])}  # fmt: skip
     if before.second is not None and after.second is not None:
         row |= {"second_before": float(before.second[i]), "second_after": float(after.second[i])}

@@ -20,7 +20,7 @@ Mode = Literal["rank", "pair", "ratings", "thumbs", "edit"]
 MODES: tuple[Mode, ...] = ("rank", "pair", "ratings", "thumbs", "edit")
 
 # How many answers an item may have in each mode.
-_ANSWERS: Mapping[str, tuple[int, int]] = {
+ANSWERS: Mapping[str, tuple[int, int]] = {
     "rank": (2, 9),
     "pair": (2, 2),
     "ratings": (1, 9),
@@ -68,17 +68,19 @@ class Progress:
     skipped: int
 
 
+def check_answers(mode: Mode, count: int, what: str = "there are") -> None:
+    """Raises MannersError where a batch of that mode takes no items with `count` answers; `what` begins the sentence."""
+    least, most = ANSWERS[mode]
+    if not least <= count <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        raise MannersError(f"{what} {count} answers; a batch of mode {mode} takes items with {wanted}")
+
+
 def fitting(mode: Mode, materials: Iterable[Material]) -> list[Material]:
     """Each different material once. Raises MannersError where one has the wrong number of answers, or nothing is to be judged."""
-    least, most = _ANSWERS[mode]
     kept = {(m.prompt.id, frozenset(c.id for c in m.completions)): m for m in materials}
     for material in kept.values():
-        if not least <= len(material.completions) <= most:
-            wanted = str(least) if least == most else f"{least} to {most}"
-            raise MannersError(
-                f"the prompt {material.prompt.text[:60]!r} has {len(material.completions)} answers; "
-                f"a batch of mode {mode} takes items with {wanted}"
-            )
+        check_answers(mode, len(material.completions), f"the prompt {material.prompt.text[:60]!r} has")
     if all(material.gold for material in kept.values()):
         raise MannersError("a batch needs an item without a known answer; add prompts with answers to judge")
     return list(kept.values())

@@ -1,8 +1,13 @@
-"""The hash chain over the log: every ranking and every submission is linked to all that came before it.
+"""The hash chain over the log: every ranking, submission and settlement is linked to all that came before it.
 
 A link holds the digest of one row of the log and `hash = SHA-256(previous hash, kind, subject, digest)`. Whoever changes, removes
 or inserts a row behind the database's back has to recompute every later hash, and then the last one, the head, is another: a head
 that was noted elsewhere tells. The links are made by the store itself, in the transaction that writes the rows.
+
+Words that a person wrote may have to be deleted, so no digest depends on them alone. Rows of the app hold a salted hash of their
+remark (`commitment`); once remark and salt are gone, it says nothing of the words, and the row verifies as before. Rankings that
+came with a note in them, imported ones and old ones, have an anchor: the digest of all but the note. It counts only where the
+chain says that the judge was forgotten.
 """
 
 from __future__ import annotations
@@ -15,11 +20,30 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from manners.feedback.tables import CHAIN, COMPLETIONS, GUIDELINES, PROMPTS, RANKINGS, SUBMISSIONS
+from manners.feedback.clock import iso, now
+from manners.feedback.tables import (
+    ANCHORS,
+    CHAIN,
+    COMPLETIONS,
+    FORGOTTEN,
+    GUIDELINES,
+    PROMPTS,
+    RANKINGS,
+    REMARKS,
+    SETTLEMENTS,
+    SUBMISSIONS,
+)
 from manners.records import Completion, Prompt, content_hash
 
 START = "0" * 64
-_LOG: tuple[tuple[str, sa.Table], ...] = (("ranking", RANKINGS), ("submission", SUBMISSIONS))
+_LOG: tuple[tuple[str, sa.Table], ...] = (
+    ("ranking", RANKINGS),
+    ("submission", SUBMISSIONS),
+    ("settlement", SETTLEMENTS),
+    # Behind the rankings: sealing those makes anchors.
+    ("anchor", ANCHORS),
+    ("forgotten", FORGOTTEN),
+)
 # For each table the last row there is, and the last that has a link.
 _HOW_FAR = sa.select(
     *(
@@ -48,9 +72,15 @@ class Audit:
 
 
 def digest_of(row: Mapping[str, Any]) -> str:
-    """The SHA-256 of all columns of a row, written as canonical JSON."""
-    text = json.dumps(dict(row), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    """The SHA-256 of all columns of a row, written as canonical JSON; without `commitment` where there is none, as in old rows."""
+    said = {column: value for column, value in row.items() if column != "commitment" or value is not None}
+    text = json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def commitment(salt: str, text: str) -> str:
+    """The hash that binds a row to its remark: without the salt, nobody can find out the words by trying."""
+    return hashlib.sha256(f"{salt}\n{text}".encode()).hexdigest()
 
 
 def link(previous: str, kind: str, subject: str, digest: str) -> str:
@@ -76,20 +106,34 @@ def seal(connection: sa.Connection) -> None:
                 links.append({"sequence": sequence, "kind": kind, "place": row["sequence"], "subject": row["id"],
                               "digest": digest, "hash": head})  # fmt: skip
             connection.execute(CHAIN.insert(), links)
+            if kind == "ranking":
+                _anchor(connection, page)
             page = _page(connection, table, page[-1]["sequence"]) if len(page) == _PAGE else []
 
 
+def _anchor(connection: sa.Connection, rankings: list[Mapping[str, Any]]) -> None:
+    moment = iso(now())
+    made = [
+        {"id": row["id"], "digest": digest_of({**row, "note": ""}), "created_at": moment}
+        for row in rankings
+        if row["note"]
+    ]
+    if made:
+        connection.execute(ANCHORS.insert(), made)
+
+
 def audit(connection: sa.Connection, head: str = "", progress: Callable[[int], None] = lambda _: None) -> Audit:
-    """Recompute the whole chain from the rows of the log, and every content id that the log rests on.
+    """Recompute the whole chain from the rows of the log, every content id that the log rests on, and the remarks.
 
     `head` is a hash that was noted earlier: it must still be in the chain. `progress` is told the number of links so far.
     """
     problems: list[str] = []
     previous, count, found = START, 0, not head
     kept = {kind: _rows(connection, table) for kind, table in _LOG}
+    erased = _erased_digests(connection)
     for row in _rows(connection, CHAIN):
         count += 1
-        problems += _problems_of_link(row, count, previous, kept)
+        problems += _problems_of_link(row, count, previous, kept, erased)
         previous = row["hash"]
         found = found or previous == head
         if count % _PAGE == 0:
@@ -101,12 +145,17 @@ def audit(connection: sa.Connection, head: str = "", progress: Callable[[int], N
     if not found:
         problems.append(f"the noted head {head} is not in the chain: its end was cut off or rewritten")
     problems += _problems_of_contents(connection)
+    problems += _problems_of_remarks(connection)
     progress(count)
     return Audit(count, previous, tuple(problems))
 
 
 def _problems_of_link(
-    row: Mapping[str, Any], count: int, previous: str, kept: Mapping[str, Iterator[Mapping[str, Any]]]
+    row: Mapping[str, Any],
+    count: int,
+    previous: str,
+    kept: Mapping[str, Iterator[Mapping[str, Any]]],
+    erased: Mapping[str, str],
 ) -> list[str]:
     name = f"link {count} ({row['kind']} {row['subject']})"
     problems = []
@@ -118,7 +167,9 @@ def _problems_of_link(
     logged = next(kept[row["kind"]], None) if row["kind"] in kept else None
     if logged is None or logged["id"] != row["subject"] or logged["sequence"] != row["place"]:
         problems.append(f"{name} speaks of a row that is not in its place in the log")
-    elif digest_of(logged) != row["digest"]:
+    elif (digest := digest_of(logged)) != row["digest"] and (
+        row["kind"] != "ranking" or digest != erased.get(row["subject"])
+    ):
         problems.append(f"{name}: the row in the log was changed")
     return problems
 
@@ -136,6 +187,42 @@ def _problems_of_contents(connection: sa.Connection) -> Iterator[str]:
             yield f"guideline {row['id']} was changed"
 
 
+def _erased_digests(connection: sa.Connection) -> dict[str, str]:
+    """What is left of rankings whose judge was forgotten: by their id, the digest of all but the note.
+
+    The anchor has to stand in the chain before the person was forgotten: one that was put in afterwards counts for nothing.
+    """
+    anchored, forgot = CHAIN.alias("anchored"), CHAIN.alias("forgot")
+    query = (
+        sa.select(ANCHORS.c.id, ANCHORS.c.digest)
+        .join(RANKINGS, RANKINGS.c.id == ANCHORS.c.id)
+        .join(anchored, (anchored.c.kind == "anchor") & (anchored.c.place == ANCHORS.c.sequence))
+        .join(FORGOTTEN, FORGOTTEN.c.id == RANKINGS.c.judge)
+        .join(forgot, (forgot.c.kind == "forgotten") & (forgot.c.place == FORGOTTEN.c.sequence))
+        .where(RANKINGS.c.note == "", anchored.c.sequence < forgot.c.sequence)
+    )
+    return {row.id: row.digest for row in connection.execute(query)}
+
+
+def _problems_of_remarks(connection: sa.Connection) -> Iterator[str]:
+    """Every row has the remark that it is bound to, unless its author was forgotten."""
+    for kind, table, author in (
+        ("submission", SUBMISSIONS, SUBMISSIONS.c.annotator),
+        ("settlement", SETTLEMENTS, SETTLEMENTS.c.reviewer),
+    ):
+        query = (
+            sa.select(table.c.id, table.c.commitment, REMARKS.c.salt, REMARKS.c.text, FORGOTTEN.c.id.label("forgotten"))
+            .join(REMARKS, REMARKS.c.id == table.c.id, isouter=True)
+            .join(FORGOTTEN, FORGOTTEN.c.id == author, isouter=True)
+            .where(table.c.commitment.is_not(None) | REMARKS.c.id.is_not(None))
+        )
+        for row in _rows(connection, table, query):
+            if row["salt"] is None and row["forgotten"] is None:
+                yield f"the remark of {kind} {row['id']} is gone, and its author was not forgotten"
+            elif row["salt"] is not None and commitment(row["salt"], row["text"]) != row["commitment"]:
+                yield f"the remark of {kind} {row['id']} was changed"
+
+
 def _linked(connection: sa.Connection, kind: str, row: Mapping[str, Any]) -> bool:
     """Whether a row beyond the links that were read has got its link in the meantime."""
     query = sa.select(CHAIN.c.subject).where(CHAIN.c.kind == kind, CHAIN.c.place == row["sequence"])
@@ -148,14 +235,20 @@ def _last(connection: sa.Connection) -> tuple[int, str]:
     return (row.sequence, row.hash) if row else (0, START)
 
 
-def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[Mapping[str, Any]]:
+def _rows(
+    connection: sa.Connection, table: sa.Table, query: sa.Select[Any] | None = None
+) -> Iterator[Mapping[str, Any]]:
     """All rows in their order, fetched as they are asked for, so that a large log does not fill the memory."""
-    page = _page(connection, table, 0)
+    asked = sa.select(table) if query is None else query.add_columns(table.c.sequence)
+    page = _page(connection, table, 0, asked)
     while page:
         yield from page
-        page = _page(connection, table, page[-1]["sequence"])
+        page = _page(connection, table, page[-1]["sequence"], asked)
 
 
-def _page(connection: sa.Connection, table: sa.Table, after: int) -> list[Mapping[str, Any]]:
-    query = sa.select(table).where(table.c.sequence > after).order_by(table.c.sequence).limit(_PAGE)
-    return [dict(row) for row in connection.execute(query).mappings()]
+def _page(
+    connection: sa.Connection, table: sa.Table, after: int, query: sa.Select[Any] | None = None
+) -> list[Mapping[str, Any]]:
+    asked = sa.select(table) if query is None else query
+    asked = asked.where(table.c.sequence > after).order_by(table.c.sequence).limit(_PAGE)
+    return [dict(row) for row in connection.execute(asked).mappings()]

@@ -64,6 +64,15 @@ class Database:
         finally:
             self._line.release()
 
+    def scrub(self) -> None:
+        """Empty the journal that still holds earlier versions of pages. PostgreSQL does the like by itself, in its own time.
+
+        Where somebody reads at this moment the journal is emptied by a later one of the usual checkpoints.
+        """
+        if self.engine.dialect.name == "sqlite":
+            with self.explaining(), contextlib.closing(self.engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def _busy(self) -> str:
         return f"the store {self.place} is busy: another process has been writing for a minute; try again later"
 
@@ -192,6 +201,8 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
         connection.execute("PRAGMA foreign_keys = ON")
         # What was acknowledged outlives a power cut: every commit reaches the disk before it returns.
         connection.execute("PRAGMA synchronous = FULL")
+        # What is deleted is overwritten, too: it may be somebody's personal data.
+        connection.execute("PRAGMA secure_delete = ON")
 
     @sa.event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:

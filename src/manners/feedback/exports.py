@@ -6,6 +6,8 @@ preference.jsonl   prompt, chosen, rejected as messages: what TRL and `datasets`
 thumbs.jsonl       prompt, completion, label: one answer a line, for KTO
 demonstrations.jsonl  prompt, completion: preferred and written answers, for supervised fine-tuning
 pairs.csv          for spreadsheets
+argilla.json       records for Argilla (see `argilla`)
+label-studio-ranker.json, label-studio-pairwise.json  tasks for Label Studio (see `label_studio`)
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from manners.feedback.argilla import record_of
+from manners.feedback.judged import gathered
+from manners.feedback.label_studio import MOST_RANKS, pairwise_task, ranker_task
 from manners.feedback.pairs import demonstrations, pairs_of
+from manners.feedback.remarks import NOTE
 from manners.feedback.store import Store
-from manners.feedback.tables import RANKINGS, SUBMISSIONS
+from manners.feedback.tables import RANKINGS, REMARKS, SETTLEMENTS, SUBMISSIONS
 from manners.records import Completion, Judgement, Prompt
 
 _JSONL = "application/jsonl; charset=utf-8"
+_JSON = "application/json; charset=utf-8"
 _COLUMNS = ("prompt", "chosen", "rejected", "chosen_model", "rejected_model", "margin", "weight", "judge", "ranking_id")
 
 
@@ -38,21 +45,35 @@ class Export:
 
 
 def current(store: Store, batch_id: str = "") -> Iterator[Judgement]:
-    """The judgements that hold now: of everybody, or those given in one batch."""
-    wanted = None
-    if batch_id:
-        with store.reading() as connection:
-            query = sa.select(SUBMISSIONS.c.ranking_id).where(SUBMISSIONS.c.batch_id == batch_id)
-            wanted = set(connection.scalars(query))
-    for judgement in store.judgements():
-        if wanted is None or judgement.ranking.id in wanted:
-            yield judgement
+    """The judgements that count (see `feedback.current`): all of them, or those of the questions that a batch asked."""
+    return (judgement for _, judgement in _current(store, batch_id))
+
+
+def _current(store: Store, batch_id: str) -> Iterator[tuple[str, Judgement]]:
+    """The same, each with the id of its ranking in the log."""
+    wanted = _rankings_of(store, batch_id) if batch_id else None
+    for event in store.events(current_only=True):
+        if wanted is None or event.id in wanted:
+            yield event.id, event.judgement
+
+
+def _rankings_of(store: Store, batch_id: str) -> set[str | None]:
+    """What was handed in to a batch, and how its questions were settled."""
+    given = sa.select(SUBMISSIONS.c.ranking_id).where(SUBMISSIONS.c.batch_id == batch_id)
+    asked = sa.select(SUBMISSIONS.c.question).where(SUBMISSIONS.c.batch_id == batch_id)
+    settled = sa.select(SETTLEMENTS.c.ranking_id).where(SETTLEMENTS.c.question.in_(asked))
+    with store.reading() as connection:
+        return {*connection.scalars(given), *connection.scalars(settled)}
 
 
 def submissions(store: Store, batch_id: str = "", after: int = 0, limit: int | None = None) -> Iterator[dict[str, Any]]:
     """Everything that was handed in, the oldest first, from behind place `after`; rankings come with their tiers."""
-    said = (RANKINGS.c.tiers, RANKINGS.c.all_bad, RANKINGS.c.note, RANKINGS.c.supersedes, RANKINGS.c.prompt_id)
-    query = sa.select(SUBMISSIONS, *said).join(RANKINGS, RANKINGS.c.id == SUBMISSIONS.c.ranking_id, isouter=True)
+    said = (RANKINGS.c.tiers, RANKINGS.c.all_bad, NOTE, RANKINGS.c.supersedes, RANKINGS.c.prompt_id)
+    query = (
+        sa.select(SUBMISSIONS, *said)
+        .join(RANKINGS, RANKINGS.c.id == SUBMISSIONS.c.ranking_id, isouter=True)
+        .join(REMARKS, REMARKS.c.id == SUBMISSIONS.c.id, isouter=True)
+    )
     if batch_id:
         query = query.where(SUBMISSIONS.c.batch_id == batch_id)
     left = limit
@@ -88,13 +109,14 @@ def _submission_lines(store: Store, batch_id: str) -> Iterator[str]:
 def _preference_lines(store: Store, batch_id: str) -> Iterator[str]:
     for judgement in current(store, batch_id):
         for pair in pairs_of(judgement):
-            more = {"margin": pair.margin, "weight": pair.weight, "judge": judgement.ranking.judge}
+            # Not called margin: TRL's reward trainer would subtract a column of that name from the difference of the rewards.
+            more = {"tiers_apart": pair.margin, "weight": pair.weight, "judge": judgement.ranking.judge}
             yield _line({**preference_row(pair.prompt, pair.chosen, pair.rejected), **more})
 
 
 def _thumb_lines(store: Store, batch_id: str) -> Iterator[str]:
     """Thumbs as they were given; in the other modes nobody said good or bad of a single answer, so they give no lines."""
-    judged = {judgement.ranking.id: judgement for judgement in current(store, batch_id)}
+    judged = dict(_current(store, batch_id))
     for row in submissions(store, batch_id):
         judgement = judged.get(row["ranking_id"])
         if row["mode"] != "thumbs" or judgement is None:
@@ -118,6 +140,29 @@ def _csv_lines(store: Store, batch_id: str) -> Iterator[str]:
             prompt = "\n\n".join(f"{m.role}: {m.content}" for m in pair.prompt.messages)
             yield _csv((prompt, pair.chosen.text, pair.rejected.text, pair.chosen.model, pair.rejected.model, pair.margin,
                         pair.weight, judgement.ranking.judge, pair.ranking_id))  # fmt: skip
+
+
+def _argilla_lines(store: Store, batch_id: str) -> Iterator[str]:
+    return _array(record_of(item) for item in gathered(current(store, batch_id)))
+
+
+def _ranker_lines(store: Store, batch_id: str) -> Iterator[str]:
+    items = gathered(current(store, batch_id))
+    return _array(ranker_task(item) for item in items if len(item.completions) <= MOST_RANKS)
+
+
+def _pairwise_lines(store: Store, batch_id: str) -> Iterator[str]:
+    items = gathered(current(store, batch_id))
+    return _array(pairwise_task(item) for item in items if len(item.completions) == 2)
+
+
+def _array(values: Iterator[Mapping[str, Any]]) -> Iterator[str]:
+    """One JSON list, an element a line."""
+    lead = "[\n"
+    for value in values:
+        yield lead + json.dumps(value, ensure_ascii=False)
+        lead = ",\n"
+    yield "[]\n" if lead == "[\n" else "\n]\n"
 
 
 def _csv(cells: tuple[Any, ...]) -> str:
@@ -147,5 +192,10 @@ EXPORTS: Mapping[str, Export] = {
     "preference.jsonl": Export("prompt, chosen, rejected: Hugging Face, TRL", _JSONL, _preference_lines),
     "thumbs.jsonl": Export("prompt, completion, label: for KTO, from batches of mode thumbs", _JSONL, _thumb_lines),
     "demonstrations.jsonl": Export("prompt, completion: preferred and written answers", _JSONL, _demonstration_lines),
+    "argilla.json": Export("records for Argilla, with a ranking question", _JSON, _argilla_lines),
+    "label-studio-ranker.json": Export("tasks for Label Studio, with its Ranker", _JSON, _ranker_lines),
+    "label-studio-pairwise.json": Export(
+        "tasks for Label Studio, with its Pairwise: items of two answers", _JSON, _pairwise_lines
+    ),
     "pairs.csv": Export("pairs for a spreadsheet", "text/csv; charset=utf-8", _csv_lines),
 }

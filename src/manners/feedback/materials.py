@@ -9,7 +9,8 @@ asks). What `manners sample` writes and our own judgements fit as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from manners.errors import MannersError
 from manners.feedback.importers.files import read_rows
 from manners.feedback.importers.rows import BadRowError, ImportOptions, Reject, Row, list_of, need, number_of, text_of
 from manners.feedback.importers.turns import prompt_of
@@ -86,6 +88,44 @@ def unjudged(store: Store) -> Iterator[Material]:
     for prompt in store.prompts():
         if prompt.id in enough and prompt.id not in taken:
             yield Material(prompt, tuple(store.completions(prompt.id)))
+
+
+def sampled(answers: Iterable[tuple[Prompt, Sequence[Completion]]], least: int = 2) -> list[Material]:
+    """Prompts with what a model answered, the same words once, where at least `least` different answers are left.
+
+    Raises MannersError where no prompt is left.
+    """
+    made = [Material(prompt, tuple({c.text: c for c in given}.values())) for prompt, given in answers]
+    kept = [material for material in made if len(material.completions) >= least]
+    if not kept:
+        raise MannersError(
+            "all answers to a prompt came out the same, for every prompt; sample at a higher temperature"
+        )
+    return kept
+
+
+def prompts_in(text: str, in_json: bool) -> list[Prompt]:
+    """The prompts that a text names: one a line, or JSON lines (prompts, judgements, or {"prompt": "text"}).
+
+    Raises MannersError for a line that is no prompt, and where there is none.
+    """
+    found = []
+    for number, line in enumerate(text.split("\n") if in_json else text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(prompt_in(json.loads(line)) if in_json else Prompt.of(line.strip()))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise MannersError(f"line {number} is no prompt: {error}") from None
+    if not found:
+        raise MannersError("there are no prompts")
+    return found
+
+
+def prompt_in(row: Any) -> Prompt:
+    """The prompt of a JSON value: the text itself, a prompt of ours, or something that has one under `prompt`."""
+    prompt = row.get("prompt", row) if isinstance(row, dict) else row
+    return Prompt.of(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
 
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:

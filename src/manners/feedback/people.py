@@ -1,7 +1,8 @@
 """Who may do what in the feedback app: people, the links that invite them, their sessions, and tokens for programs.
 
 Links, sessions and tokens are random numbers of 256 bits. The database keeps their SHA-256, so that reading it opens no door.
-A person's id is a pseudonym drawn at random; it is the `judge` of their rankings. `forget` deletes what tells who it was.
+A person's id is a pseudonym drawn at random; it is the `judge` of their rankings. `forget` deletes what tells who it was, and what
+they wrote in their own words.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import sqlalchemy as sa
 
 from manners.errors import MannersError
 from manners.feedback.clock import Clock, iso, now
+from manners.feedback.personal import erase
 from manners.feedback.store import Store
-from manners.feedback.tables import ASSIGNMENTS, DRAFTS, INVITES, SESSIONS, SETTINGS, TOKENS, USERS
+from manners.feedback.tables import INVITES, SESSIONS, SETTINGS, TOKENS, USERS
 
 Role = Literal["annotator", "reviewer", "admin"]
 ROLES: tuple[Role, ...] = ("annotator", "reviewer", "admin")
@@ -166,6 +168,17 @@ class People:
         with self._store.reading() as connection:
             return [_user(row) for row in connection.execute(sa.select(USERS).order_by(USERS.c.sequence)).mappings()]
 
+    def find(self, name_or_id: str) -> User:
+        """The person of that name or pseudonym. Raises MannersError where there is nobody."""
+        query = sa.select(USERS).where((USERS.c.login == login_of(name_or_id)) | (USERS.c.id == name_or_id))
+        with self._store.reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        if len(rows) != 1:
+            raise MannersError(
+                f"there is nobody called {name_or_id!r} here; the page People lists names and pseudonyms"
+            )
+        return _user(rows[0])
+
     def credentials(self, name: str) -> tuple[User, str] | None:
         """The active person of that name with the hash of their password."""
         query = sa.select(USERS).where(USERS.c.login == login_of(name), USERS.c.active)
@@ -186,17 +199,16 @@ class People:
         """Lock somebody out, or let them in again. Locking ends their sessions and their programs' tokens."""
         self._change(user_id, {"active": active}, still_admin=active)
 
-    def forget(self, user_id: str) -> None:
-        """Delete the name, the password, the sessions, the tokens and the drafts of a person.
+    def forget(self, user_id: str, by: str = "") -> None:
+        """Delete a person's account and every word they wrote (see `personal`); `by` is the pseudonym of whoever does it.
 
         Their judgements stay, under a pseudonym that now belongs to nobody, and the hash chain stays whole.
         """
         values = {"name": None, "login": None, "password": None, "active": False}
         with self._store.transaction() as connection:
             self._change(user_id, values, still_admin=False)
-            mine = sa.select(ASSIGNMENTS.c.id).where(ASSIGNMENTS.c.user_id == user_id)
-            connection.execute(DRAFTS.delete().where(DRAFTS.c.assignment_id.in_(mine)))
-            connection.execute(TOKENS.delete().where(TOKENS.c.user_id == user_id))
+            erase(connection, user_id, by, iso(self._clock()))
+        self._store.scrub()
 
     def _change(self, user_id: str, values: Mapping[str, Any], still_admin: bool) -> None:
         others = sa.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.active, USERS.c.id != user_id).limit(1)

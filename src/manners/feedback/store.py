@@ -1,8 +1,8 @@
 """The store: prompts, completions and every judgement ever made of them, in one SQLite file or a PostgreSQL database.
 
 Judgements are an append-only log. A change of mind is a new ranking that `supersedes` the old one; nothing is
-overwritten or deleted, and triggers in the database refuse it. Everything is recognised by its content id, so adding a
-thing twice adds it once.
+overwritten or deleted, and triggers in the database refuse it. (Words that a person wrote can be deleted: see `personal`.)
+Everything is recognised by its content id, so adding a thing twice adds it once. Which rankings count is said in `current`.
 
 A ranking id is the hash of what was judged, by whom, in which order it was shown, the outcome, the note and what it
 supersedes, but not of the time. A judge who says exactly the same thing about the same prompt again therefore makes no
@@ -26,8 +26,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from manners.feedback import chain
 from manners.feedback.clock import iso, now
+from manners.feedback.current import is_current, latest_settlements
 from manners.feedback.database import Database
-from manners.feedback.tables import COMPLETIONS, IMPORTS, PROMPTS, RANKINGS
+from manners.feedback.tables import COMPLETIONS, IMPORTS, PROMPTS, RANKINGS, SETTLEMENTS
 from manners.records import Completion, Judgement, Message, Prompt, Ranking, Source, content_hash
 
 _BATCH = 500
@@ -42,7 +43,7 @@ class Added(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How much the store holds; `current` rankings are those that no later one supersedes."""
+    """How much the store holds; `current` rankings are those that count."""
 
     prompts: int
     completions: int
@@ -53,9 +54,13 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of the log: its place (counting up, gaps are possible), its time (UTC, ISO 8601) and what was said."""
+    """One entry of the log: its place (counting up, gaps are possible), its id, its time (UTC, ISO 8601) and what was said.
+
+    The id is that of the ranking as it was added; one whose note was deleted since keeps it.
+    """
 
     sequence: int
+    id: str
     created_at: str
     judgement: Judgement
 
@@ -166,6 +171,11 @@ class Store:
             row = {**asdict(record), "options": dict(record.options), "counts": dict(record.counts)}
             self._insert(IMPORTS, [row])
 
+    def scrub(self) -> None:
+        """After a deletion: let no copy of what was deleted linger in the files of the database, as far as it can be helped."""
+        if self._open_transaction() is None:
+            self._database.scrub()
+
     # Reading
 
     @contextlib.contextmanager
@@ -194,7 +204,7 @@ class Store:
     ) -> Iterator[Judgement]:
         """The judgements in the order in which they were added.
 
-        Those that a later one supersedes are left out unless `current_only` is False. `source`, `judge` and `prompt_id`
+        Those that do not count (see `current`) are left out unless `current_only` is False. `source`, `judge` and `prompt_id`
         narrow the selection. What is added while the iterator runs is not part of it.
         """
         for event in self.events(current_only, source, judge, prompt_id):
@@ -213,8 +223,9 @@ class Store:
         wanted = []
         with self.reading() as connection:
             end = connection.scalar(sa.select(sa.func.max(ranking.sequence))) or 0
+            settled = connection.scalar(sa.select(sa.func.max(SETTLEMENTS.c.sequence))) or 0
         if current_only:
-            wanted.append(_is_current(end))
+            wanted.append(is_current(end, settled))
         for column, value in ((ranking.source, source), (ranking.judge, judge), (ranking.prompt_id, prompt_id)):
             if value is not None:
                 wanted.append(column == value)
@@ -263,21 +274,25 @@ class Store:
                 connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
                 for table in (PROMPTS, COMPLETIONS, RANKINGS, IMPORTS)
             ]
-            current = connection.scalar(sa.select(sa.func.count()).select_from(RANKINGS).where(_is_current())) or 0
+            current = connection.scalar(sa.select(sa.func.count()).select_from(RANKINGS).where(is_current())) or 0
         return Counts(sizes[0], sizes[1], sizes[2], current, sizes[3])
 
     def content_hash(self) -> str:
-        """A hash of all judgements in the store, and of the splits that their prompts were given: what lineage records.
+        """A hash of all judgements in the store, of the splits that their prompts were given, and of how questions were settled.
 
-        It does not depend on the order in which they were added.
+        It is what lineage records, and does not depend on the order in which judgements were added.
         """
         query = (
             sa.select(RANKINGS.c.id, PROMPTS.c.split)
             .join(PROMPTS, PROMPTS.c.id == RANKINGS.c.prompt_id)
             .order_by(RANKINGS.c.id)
         )
+        latest = latest_settlements()
+        settled = sa.select(latest.c.question, latest.c.ranking_id).order_by(latest.c.question)
         with self.reading() as connection:
-            return content_hash("rankings", [list(row) for row in connection.execute(query)])
+            said = [[list(row) for row in connection.execute(query)]]
+            how = [list(row) for row in connection.execute(settled)]
+        return content_hash("rankings", *said, *([how] if how else []))
 
     # Underneath
 
@@ -322,15 +337,6 @@ class Store:
         return connection
 
 
-def _is_current(end: int | None = None) -> sa.ColumnElement[bool]:
-    """True for a ranking that no other ranking of the same prompt, up to place `end` of the log, supersedes."""
-    later = RANKINGS.alias("later")
-    query = sa.select(later.c.id).where(later.c.supersedes == RANKINGS.c.id, later.c.prompt_id == RANKINGS.c.prompt_id)
-    if end is not None:
-        query = query.where(later.c.sequence <= end)
-    return ~query.exists()
-
-
 def _assemble(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Event]:
     prompts = {row.id: _prompt(row) for row in _fetch(connection, PROMPTS, {row.prompt_id for row in rows})}
     wanted = {completion for row in rows for completion in row.completions}
@@ -338,6 +344,7 @@ def _assemble(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Ev
     return [
         Event(
             row.sequence,
+            row.id,
             row.created_at,
             Judgement(prompts[row.prompt_id], tuple(completions[c] for c in row.completions), _ranking(row)),
         )

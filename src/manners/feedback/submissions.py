@@ -2,7 +2,8 @@
 
 Whatever the mode, the outcome is a `Ranking` like any other. Ratings rank by their mean, thumbs make two tiers, an edited answer
 beats the one it was made from. What a ranking has no room for (the seed of the display order, ratings, flags, strength, the
-guideline that was shown, time at work) is a submission, which names its ranking.
+guideline that was shown, time at work) is a submission, which names its ranking. The reason that somebody wrote is kept beside it,
+where it can be deleted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from manners.config import Config
 from manners.errors import MannersError
 from manners.feedback.assign import Task
 from manners.feedback.clock import Clock, iso, now
+from manners.feedback.remarks import NOTE, keep_remark
 from manners.feedback.store import Store
-from manners.feedback.tables import ASSIGNMENTS, DRAFTS, GUIDELINES, ITEMS, PROMPTS, RANKINGS, SUBMISSIONS
+from manners.feedback.tables import ASSIGNMENTS, DRAFTS, GUIDELINES, ITEMS, PROMPTS, RANKINGS, REMARKS, SUBMISSIONS
 from manners.records import Completion, Judgement, Ranking, content_hash
 
 Criterion = Literal["helpful", "honest", "harmless"]
@@ -119,18 +121,21 @@ def submit(store: Store, task: Task, answer: Answer, clock: Clock = now) -> Rece
             if len(judgement.completions) > len(task.completions):
                 store.add_completions([(judgement.prompt, judgement.completions)])
             store.add_ranking(judgement)
-        row = _row(task, answer, judgement, question, _guideline(connection, task, answer), iso(clock()))
-        connection.execute(SUBMISSIONS.insert().values(row))
+        moment = iso(clock())
+        row = _row(task, answer, judgement, question, _guideline(connection, task, answer), moment)
+        bound = keep_remark(connection, row["id"], task.user_id, _words(answer), moment)
+        connection.execute(SUBMISSIONS.insert().values(**row, commitment=bound))
         _settle(connection, task, str(state), skipped=judgement is None)
         return Receipt(row["id"], row["ranking_id"], False)
 
 
 def latest_submission(store: Store, task: Task) -> Mapping[str, Any] | None:
     """The last thing that was handed in for a task, with the ranking's tiers, note and all_bad; None when nothing was."""
-    ranking = (RANKINGS.c.tiers, RANKINGS.c.note, RANKINGS.c.all_bad, RANKINGS.c.completions.label("ranked"))
+    ranking = (RANKINGS.c.tiers, NOTE, RANKINGS.c.all_bad, RANKINGS.c.completions.label("ranked"))
     query = (
         sa.select(SUBMISSIONS, *ranking)
         .join(RANKINGS, RANKINGS.c.id == SUBMISSIONS.c.ranking_id, isouter=True)
+        .join(REMARKS, REMARKS.c.id == SUBMISSIONS.c.id, isouter=True)
         .where(SUBMISSIONS.c.assignment_id == task.id)
         .order_by(SUBMISSIONS.c.sequence.desc())
         .limit(1)
@@ -179,11 +184,11 @@ def standing(store: Store, batch_id: str) -> list[tuple[str, int, int, float]]:
 
 def judgement_of(task: Task, answer: Answer, supersedes: str | None = None) -> Judgement:
     """The judgement that an answer to a task is. Raises MannersError for an answer that the task's mode does not take."""
-    _check_places(task, answer)
+    check_places(answer, len(task.completions))
     completions, shown = task.completions, tuple(c.id for c in task.completions)
     match task.batch.settings.mode:
         case "rank":
-            tiers = _ranked(answer)
+            tiers = ranked(answer)
         case "pair":
             tiers = _paired(answer)
         case "ratings":
@@ -201,7 +206,6 @@ def judgement_of(task: Task, answer: Answer, supersedes: str | None = None) -> J
         shown=shown,
         all_bad=answer.all_bad or not tiers,
         seconds=round(answer.active_ms / 1000, 1) or None,
-        note=answer.note.strip(),
         supersedes=supersedes,
     )
     return Judgement(task.prompt, completions, ranking)
@@ -210,7 +214,8 @@ def judgement_of(task: Task, answer: Answer, supersedes: str | None = None) -> J
 Tiers = Sequence[Sequence[int]]
 
 
-def _ranked(answer: Answer) -> Tiers:
+def ranked(answer: Answer) -> Tiers:
+    """The tiers of an answer in mode rank. Raises MannersError where they compare nothing."""
     if not answer.tiers and not answer.all_bad:
         raise MannersError("nothing is ranked yet: give at least two answers a rank, or say that all are bad")
     if sum(map(len, answer.tiers)) < 2 and not answer.all_bad:
@@ -258,13 +263,13 @@ def _edited(task: Task, answer: Answer) -> tuple[tuple[Completion, ...], Tiers]:
     return (*task.completions, better), [[len(task.completions)], [answer.base]]
 
 
-def _check_places(task: Task, answer: Answer) -> None:
-    count = len(task.completions)
-    ranked = [place for tier in answer.tiers for place in tier]
-    named = [*ranked, *answer.ratings, *answer.flags, *answer.thumbs, *([] if answer.base is None else [answer.base])]
+def check_places(answer: Answer, count: int) -> None:
+    """Raises MannersError where an answer names something that is not among `count` answers, or names one twice."""
+    placed = [place for tier in answer.tiers for place in tier]
+    named = [*placed, *answer.ratings, *answer.flags, *answer.thumbs, *([] if answer.base is None else [answer.base])]
     if any(not 0 <= place < count for place in named):
         raise MannersError(f"answers go by their place on the screen, from 0 to {count - 1}")
-    if len(ranked) != len(set(ranked)) or not all(answer.tiers):
+    if len(placed) != len(set(placed)) or not all(answer.tiers):
         raise MannersError("every answer has one rank, and no rank is empty")
     if any(not 1 <= rating <= 5 for given in answer.ratings.values() for rating in given.values()):
         raise MannersError("a rating is a number from 1 to 5")
@@ -326,12 +331,23 @@ def _row(
         "strength": answer.strength,
         "ratings": ratings,
         "flags": {ids[place]: sorted(set(flags)) for place, flags in sorted(answer.flags.items()) if flags},
-        "skip_reason": answer.skip_reason.strip(),
+        "skip_reason": _skip_reason(answer),
         "started_at": task.created_at,
         "active_ms": answer.active_ms,
         "client_key": answer.client_key,
         "created_at": moment,
     }
+
+
+def _skip_reason(answer: Answer) -> str:
+    """One of the reasons there are to choose from; another one is somebody's own words."""
+    reason = answer.skip_reason.strip()
+    return reason if not reason or reason in SKIP_REASONS else "other"
+
+
+def _words(answer: Answer) -> str:
+    reason = answer.skip_reason.strip()
+    return "\n\n".join(text for text in ("" if reason in SKIP_REASONS else reason, answer.note.strip()) if text)
 
 
 def _settle(connection: sa.Connection, task: Task, state: str, skipped: bool) -> None:

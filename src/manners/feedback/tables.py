@@ -1,6 +1,8 @@
 """All tables. The log (prompts to chain) only grows; the tables of the feedback app (people to drafts) hold what may change.
 
 Nothing in the log names a person: a judge there is the pseudonym that `users.id` is, and what tells who that is can be deleted.
+What people write in their own words stands in `remarks`, outside the log, which holds a salted hash of it: the words can be
+deleted, and the chain over the log still verifies.
 """
 
 from __future__ import annotations
@@ -89,10 +91,33 @@ SUBMISSIONS = _table(
     sa.Column("started_at", sa.String(40), nullable=False),
     sa.Column("active_ms", sa.Integer, nullable=False),
     sa.Column("client_key", sa.String(64), nullable=False),
+    # Binds the submission to its remark; NULL where nothing was written, and in rows from before there were remarks.
+    sa.Column("commitment", sa.String(64)),
 )
 sa.Index("submissions_question", SUBMISSIONS.c.annotator, SUBMISSIONS.c.question)
 sa.Index("submissions_client_key", SUBMISSIONS.c.annotator, SUBMISSIONS.c.client_key, unique=True)
-# Links every ranking and every submission to all that came before it. `place` is the row's sequence in its own table.
+# How a reviewer settled a question that judges disagreed on. The latest row of a question holds; without a ranking it says that
+# the question is open again.
+SETTLEMENTS = _table(
+    "settlements",
+    sa.Column("ranking_id", sa.String(16), sa.ForeignKey("rankings.id"), index=True),
+    sa.Column("item_id", sa.String(16), nullable=False),
+    sa.Column("batch_id", sa.String(16), nullable=False, index=True),
+    sa.Column("question", sa.String(16), nullable=False, index=True),
+    sa.Column("reviewer", sa.String(16), nullable=False, index=True),
+    # The rankings that lay before the reviewer.
+    sa.Column("seen", sa.JSON, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("display_order", sa.JSON, nullable=False),
+    sa.Column("client_key", sa.String(64), nullable=False),
+    sa.Column("commitment", sa.String(64), nullable=False),
+)
+# The digest of a ranking without its note, for those that came with one: what is left to verify once the note is deleted.
+ANCHORS = _table("anchors", sa.Column("digest", sa.String(64), nullable=False))
+# That the words and the account of the person with this pseudonym were deleted, and who did it.
+FORGOTTEN = _table("forgotten", sa.Column("by", sa.String(16), nullable=False))
+# Links every row of rankings, submissions, settlements, anchors and forgotten to all that came before it. `place` is the row's
+# sequence in its own table.
 CHAIN = sa.Table(
     "chain",
     METADATA,
@@ -107,6 +132,13 @@ CHAIN = sa.Table(
 
 # The feedback app
 
+# What people wrote: why a submission says what it says, or a settlement. `id` is that of the submission or settlement.
+REMARKS = _table(
+    "remarks",
+    sa.Column("author", sa.String(16), nullable=False, index=True),
+    sa.Column("salt", sa.String(64), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
 SETTINGS = sa.Table(
     "settings",
     METADATA,

@@ -1,4 +1,5 @@
-"""The learner of PPO on one trunk: policy adapter, value function, and the reference that is the trunk with the adapter off."""
+"""The learner of on-policy methods on one trunk: policy adapter, value function where the method has one, and the reference that is
+the trunk with the adapter off."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from manners.batches import PPOBatch, Rollouts, TokenBatch
+from manners.batches import PolicyBatch, Rollouts, TokenBatch
 from manners.errors import MannersError
 from manners.learner.optimiser import Optimiser
+from manners.losses.reduction import Shares, token_mean
 from manners.models.adapters import read_tensors
 from manners.models.heads import ScalarHead
 from manners.models.trunk import Trunk
-from manners.protocols import Evaluated, Objective
+from manners.protocols import BatchT, Evaluated, Objective
 from manners.runs import read_json, write_json, writing
 
 POLICY = "policy"
@@ -28,10 +30,12 @@ CRITIC = "critic"
 class LocalLearner:
     """Changes the adapter "policy" of `trunk` and the value function, in minibatches that differ by one sequence at most.
 
+    Token losses become one number per minibatch by `reduction`, which is given the lengths of all its responses.
+
     `temperature` divides the logits in every log-probability, as it did while sampling. Micro-batches hold at most
     `micro_tokens` positions in training and three times as many in forward-only passes. The value function is a head on the
-    policy's own states (`critic` "shared") or has an adapter of its own ("adapter"). A minibatch whose mean ratio exceeds
-    `max_mean_ratio`, or whose loss or gradient is not finite, is skipped and counted.
+    policy's own states (`critic` "shared") or has an adapter of its own ("adapter"), or there is none ("none"). A minibatch whose
+    mean ratio exceeds `max_mean_ratio`, or whose loss or gradient is not finite, is skipped and counted.
     """
 
     def __init__(
@@ -45,7 +49,8 @@ class LocalLearner:
         micro_tokens: int,
         seed: int,
         entropy_gradient: bool,
-        critic: Literal["shared", "adapter"] = "shared",
+        critic: Literal["shared", "adapter", "none"] = "shared",
+        reduction: Callable[[Tensor], Shares] = token_mean,
         max_mean_ratio: float = math.inf,
     ) -> None:
         self.trunk = trunk
@@ -54,11 +59,12 @@ class LocalLearner:
         if critic == "adapter":
             self.critic = CRITIC
             trunk.adapters.add(CRITIC, rank=rank, alpha=alpha, seed=seed + 1)
-        self.value_head = ScalarHead.for_value(trunk.width).to(trunk.device)
+        self._value_head = None if critic == "none" else ScalarHead.for_value(trunk.width).to(trunk.device)
         self.temperature = temperature
         self.minibatches = minibatches
         self.micro_tokens = micro_tokens
         self.entropy_gradient = entropy_gradient
+        self.reduction = reduction
         self.max_mean_ratio = max_mean_ratio
         self.generator = torch.Generator().manual_seed(seed)
         self.optimiser: Optimiser | None = None
@@ -74,19 +80,27 @@ class LocalLearner:
             self.value_head.linear.bias.copy_((head.linear.bias - mean) / std)
 
     @property
+    def value_head(self) -> ScalarHead:
+        """Raises ValueError where there is no value function."""
+        if self._value_head is None:
+            raise ValueError("this learner has no value function")
+        return self._value_head
+
+    @property
     def policy_parameters(self) -> list[nn.Parameter]:
         return self.trunk.adapters.parameters(POLICY)
 
     @property
     def critic_parameters(self) -> list[nn.Parameter]:
         own = self.trunk.adapters.parameters(CRITIC) if self.critic == CRITIC else []
-        return own + list(self.value_head.parameters())
+        return own + ([] if self._value_head is None else list(self._value_head.parameters()))
 
     def optimise(
         self, optimiser: Callable[[list[tuple[list[nn.Parameter], float]]], Optimiser], rate: float, value_rate: float
     ) -> None:
         """Set the optimizer up: `rate` for the policy adapter, `value_rate` for the value function."""
-        self.optimiser = optimiser([(self.policy_parameters, rate), (self.critic_parameters, value_rate)])
+        groups = [(self.policy_parameters, rate), (self.critic_parameters, value_rate)]
+        self.optimiser = optimiser([group for group in groups if group[0]])
 
     @torch.no_grad()
     def logprobs(self, rollouts: Rollouts, who: Literal["policy", "reference"]) -> Tensor:
@@ -107,7 +121,7 @@ class LocalLearner:
             values[index[rows], columns] = self.value_head(self._critic_states(part, rows, columns))
         return values
 
-    def _critic_states(self, part: Rollouts | PPOBatch, rows: Tensor, columns: Tensor) -> Tensor:
+    def _critic_states(self, part: Rollouts | PolicyBatch, rows: Tensor, columns: Tensor) -> Tensor:
         """Hidden states [N, H] before the tokens at (rows, columns), as the value function sees them."""
         with self.trunk.adapters.using(self.critic):
             return self.trunk.hidden(self._states(part, part.states))[rows, columns - 1]
@@ -116,7 +130,7 @@ class LocalLearner:
         """The branch states: those of the sampler, or computed here where the sampler does not share the trunk."""
         return states if states.shape[-1] else self.trunk.states(part.tokens)
 
-    def evaluate(self, part: PPOBatch) -> Evaluated:
+    def evaluate(self, part: PolicyBatch) -> Evaluated:
         """Log-probabilities, entropies and values of a micro-batch, with gradients."""
         with self.trunk.adapters.using(POLICY):
             found = self.trunk.predict(
@@ -125,18 +139,20 @@ class LocalLearner:
                 temperature=self.temperature,
                 entropy_gradient=self.entropy_gradient,
             )
+        logps, entropies = (found.spread(x, like=part.tokens) for x in (found.logps, found.entropies))
+        if self._value_head is None:
+            return Evaluated(logps, entropies, logps.new_empty(len(part), 0))
         seen = found.hidden if self.critic == POLICY else self._critic_states(part, found.rows, found.columns)
-        spoken = (found.logps, found.entropies, self.value_head(seen))
-        return Evaluated(*(found.spread(x, like=part.tokens) for x in spoken))
+        return Evaluated(logps, entropies, found.spread(self._value_head(seen), like=part.tokens))
 
     def step(
         self,
-        batch: PPOBatch,
-        objective: Callable[[Evaluated, PPOBatch], Objective],
+        batch: BatchT,
+        objective: Callable[[Evaluated, BatchT], Objective],
         *,
         only_critic: bool = False,
     ) -> dict[str, float]:
-        """One epoch over `batch`, each sequence once. Token losses are divided by the response tokens of the whole minibatch.
+        """One epoch over `batch`, each sequence once. Token losses are reduced over the whole minibatch, not by micro-batches.
 
         Gives the mean per response token of every part and statistic; of every statistic also the mean in the first minibatch,
         as "first_…"; the mean gradient norm; and how many minibatches were skipped. `only_critic`: the policy stays as it is.
@@ -150,7 +166,7 @@ class LocalLearner:
         for index in order.tensor_split(min(self.minibatches, len(order))):
             minibatch = batch.rows(index.to(batch.tokens.device))
             tokens = int(minibatch.response_mask.sum())
-            sums, watched = self._accumulate(minibatch, objective, tokens)
+            sums, watched = self._accumulate(minibatch, objective)
             first = first or {f"first_{name}": sums[name] / tokens for name in watched}
             if not all(map(math.isfinite, sums.values())) or sums.get("ratio", 0) / tokens > self.max_mean_ratio:
                 optimiser.skip()
@@ -169,19 +185,19 @@ class LocalLearner:
         return {**means, **first, "gradient_norm": sum(finite) / max(1, len(finite)), "skipped": float(skipped)}
 
     def _accumulate(
-        self, minibatch: PPOBatch, objective: Callable[[Evaluated, PPOBatch], Objective], tokens: int
+        self, minibatch: BatchT, objective: Callable[[Evaluated, BatchT], Objective]
     ) -> tuple[dict[str, float], list[str]]:
         """Add up the gradients of a minibatch; gives the sums over its tokens of the total, of every part and statistic, and
         the statistics' names."""
-        optimiser = self._ready()
+        optimiser, shares = self._ready(), self.reduction(minibatch.response_lengths)
         sums: dict[str, float] = defaultdict(float)
         watched: list[str] = []
-        for _, part in minibatch.micro_batches(self.micro_tokens):
+        for index, part in minibatch.micro_batches(self.micro_tokens):
             result = objective(self.evaluate(part), part)
             mask = part.response_mask
-            loss = torch.where(mask, result.total, 0).sum()
-            optimiser.backward(loss / tokens)
-            sums["loss"] += float(loss.detach())
+            total = torch.where(mask, result.total, 0)
+            optimiser.backward((shares.weights[index, None] * total).sum() / shares.denominator)
+            sums["loss"] += float(total.detach().sum())
             for name, values in {**result.parts, **result.statistics}.items():
                 sums[name] += float(torch.where(mask, values.detach().float(), 0).sum())
             watched = list(result.statistics)
@@ -205,7 +221,8 @@ class LocalLearner:
             if self.critic == CRITIC:
                 (beside / CRITIC).mkdir()
                 self.trunk.adapters.save(CRITIC, beside / CRITIC, base=self.trunk.name)
-            save_file(_tensors(self.value_head), beside / "value_head.safetensors")
+            if self._value_head is not None:
+                save_file(_tensors(self._value_head), beside / "value_head.safetensors")
             write_json(
                 beside / "manners.json",
                 {"role": "policy", "train_layers": self.trunk.train_layers, "temperature": self.temperature},
@@ -216,7 +233,8 @@ class LocalLearner:
         self.trunk.adapters.load_state(POLICY, read_tensors(path / "adapter_model.safetensors"))
         if self.critic == CRITIC:
             self.trunk.adapters.load_state(CRITIC, read_tensors(path / CRITIC / "adapter_model.safetensors"))
-        self.value_head.load_state_dict(read_tensors(path / "value_head.safetensors"))
+        if self._value_head is not None:
+            self._value_head.load_state_dict(read_tensors(path / "value_head.safetensors"))
 
     def roll_back(self, path: Path) -> None:
         """Load the checkpoint `path` and drop the optimizer's moments, which belong to the weights that are given up."""
@@ -228,7 +246,8 @@ class LocalLearner:
         moments, counts = self._ready().state()
         tensors = {f"{name}.{key}": tensor.detach().cpu().contiguous()
                    for name in {POLICY, self.critic} for key, tensor in self.trunk.adapters.state(name).items()}  # fmt: skip
-        tensors |= {f"value_head.{key}": tensor for key, tensor in _tensors(self.value_head).items()}
+        if self._value_head is not None:
+            tensors |= {f"value_head.{key}": tensor for key, tensor in _tensors(self._value_head).items()}
         tensors |= {f"adam.{key}": tensor for key, tensor in moments.items()}
         tensors["generator"] = self.generator.get_state()
         save_file(dict(sorted(tensors.items())), folder / "learner.safetensors")
@@ -242,7 +261,8 @@ class LocalLearner:
 
         for name in {POLICY, self.critic}:
             self.trunk.adapters.load_state(name, of(name))
-        self.value_head.load_state_dict(of("value_head"))
+        if self._value_head is not None:
+            self._value_head.load_state_dict(of("value_head"))
         self.generator.set_state(tensors["generator"])
         self._ready().load_state(of("adam"), read_json(folder / "learner.json"))
 

@@ -11,6 +11,7 @@ import manners
 from manners.errors import MannersError
 from manners.models.adapters import compose_adapters
 from manners.models.load import checkpoint_folder, lineage_of, load_trunk
+from manners.models.shaping import is_shaped
 from manners.models.starter import HUB_ID
 from manners.runs import Run, read_json, write_text, writing
 
@@ -42,6 +43,11 @@ def export_adapter(model: str, out: Path, say: Callable[[str], None] = lambda _:
 def _check(model: str, out: Path) -> None:
     if checkpoint_folder(model) is None:
         raise MannersError(f"{model} is no run and no checkpoint of ours; name one (`manners runs` lists them)")
+    if is_shaped(model):
+        raise MannersError(
+            f"{model} is sampled with its Q heads, which no plain checkpoint can hold; let `manners sample` answer with it, and"
+            " `manners train sft --data` learn those answers"
+        )
     if out.exists():
         raise MannersError(f"{out} exists already; choose another folder")
 

@@ -47,6 +47,18 @@ class Packed:
         return Packed(self.tokens.to(device), self.positions.to(device), self.segments.to(device), self.ends.to(device))
 
     @property
+    def response_mask(self) -> Tensor:
+        """[B, T] bool: tokens of the responses."""
+        return self.segments > 0
+
+    @property
+    def before(self) -> Tensor:
+        """[B, T] long: where the token stands that a response token follows; for the first of a response, the prompt's last."""
+        steps = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        prompt_lengths = (self.segments == 0).sum(-1, keepdim=True)
+        return torch.where(self.positions == prompt_lengths, prompt_lengths, steps) - 1
+
+    @property
     def attention(self) -> Tensor:
         """[B, 1, T, T] bool: a token sees the prompt and its own response, up to itself; padding sees only itself."""
         segment = self.segments
@@ -165,15 +177,16 @@ class Trunk(nn.Module):
         return _run(self._above, packed, inputs_embeds=states)
 
     def predict(
-        self, batch: TokenBatch, states: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
+        self, batch: TokenBatch | Packed, states: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
     ) -> Predicted:
         """What the trunk, under the adapter that is on, says of every response token of `batch`, from branch states [B, T, H].
 
         The state at position t − 1 predicts the token at t: this is the one place of that shift.
         """
-        hidden = self.hidden(states)
+        packed = batch if isinstance(batch, Packed) else None
+        hidden = self.hidden(states, packed)
         rows, columns = batch.response_mask.nonzero(as_tuple=True)
-        chosen = hidden[rows, columns - 1]
+        chosen = hidden[rows, columns - 1 if packed is None else packed.before[rows, columns]]
         found = token_logprobs(
             chosen,
             self.head_weight,

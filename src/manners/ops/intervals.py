@@ -49,3 +49,25 @@ def bootstrap_mean(
     tail = (1 - level) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
     return Interval(values.mean().item(), low, high)
+
+
+def crossed_mean(values: Tensor, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Bootstrap of the mean of `values` [S, P], the same P prompts under S seeds: both are drawn anew, each by itself.
+
+    Seeds and prompts are two sources of chance that cross; drawing whole rows and whole columns errs on the side of too wide an
+    interval (Owen 2007, "The pigeonhole bootstrap"). With one seed only prompts are drawn, and the interval says nothing of other seeds.
+    """
+    values = values.double()
+    seeds, prompts = values.shape
+    if seeds == 1:
+        return bootstrap_mean(values[0], level=level, resamples=resamples, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(seeds, (resamples, seeds), generator=generator)
+    columns = torch.randint(prompts, (resamples, prompts), generator=generator)
+    counts = torch.zeros(resamples, seeds, dtype=torch.double).scatter_add_(
+        1, rows, torch.ones_like(rows, dtype=torch.double)
+    )
+    means = (counts @ values / seeds).gather(1, columns).mean(1)
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    return Interval(values.mean().item(), low, high)

@@ -90,6 +90,13 @@ POLICY: tuple[Panel, ...] = (
         ),
     ),
     Panel(
+        "groups",
+        "Groups without a difference",
+        "Where all answers to a prompt are worth the same, nothing can be learned from them. Should stay well below the number of "
+        "prompts per step; a rise means that the answers, or the judge's opinions of them, become alike.",
+        (Axis("groups per step", (Line("equal_groups", "groups of equal answers", counted=True),)),),
+    ),
+    Panel(
         "disagreement",
         "Disagreement",
         "How far the members of the judge differ on the same answer. Should stay about where it was; where it climbs, "
@@ -248,6 +255,110 @@ JUDGE: tuple[Panel, ...] = (
     _RATE,
 )
 
+_PREFERENCES: tuple[Panel, ...] = (
+    Panel(
+        "loss",
+        "Loss",
+        "Should fall; where the held-out loss turns up while the training loss goes on falling, the pairs are being learned by heart. "
+        "Losses of different names have different scales.",
+        (Axis("loss", (_trained("loss", "answers"), _held_out("heldout_loss", "answers"))),),
+    ),
+    Panel(
+        "accuracy",
+        "Agreement",
+        "The share of pairs whose preferred answer has the higher implicit reward. Should rise from 50 % and level off.",
+        (
+            Axis(
+                "agreement, % of pairs",
+                (_trained("rewards/accuracies", "pairs"), _held_out("heldout_rewards/accuracies", "pairs")),
+                levels=((0.5, "coin toss"),),
+                share=True,
+            ),
+        ),
+    ),
+    Panel(
+        "implicit-rewards",
+        "Implicit rewards",
+        "β times how much likelier an answer has become than it was. The two should part; best with the preferred answers above 0, "
+        "for where both sink, the policy only learns what not to say.",
+        (
+            Axis(
+                "training, reward units",
+                (Line("rewards/chosen", "preferred"), Line("rewards/rejected", "others", "orange")),
+                levels=((0.0, ""),),
+            ),
+            Axis(
+                "held out, reward units",
+                (
+                    Line("heldout_rewards/chosen", "held-out preferred", dots=True),
+                    Line("heldout_rewards/rejected", "held-out others", "orange", dots=True),
+                ),
+                levels=((0.0, ""),),
+            ),
+        ),
+    ),
+    Panel(
+        "margin",
+        "Margin",
+        "How far the implicit rewards of the two lie apart. Should grow and then level off; a held-out margin that stays behind is the "
+        "part that was learned by heart.",
+        (
+            Axis(
+                "margin, reward units",
+                (_trained("rewards/margins", "pairs"), _held_out("heldout_rewards/margins", "pairs")),
+                levels=((0.0, ""),),
+            ),
+        ),
+    ),
+    Panel(
+        "likelihood-of-pairs",
+        "How likely the judged answers are",
+        "The preferred ones should not become much less likely; where they sink, the probability goes to answers that nobody judged.",
+        (
+            Axis(
+                "log-probability, nats per answer",
+                (Line("logps/chosen", "preferred"), Line("logps/rejected", "others", "orange")),
+            ),
+            Axis(
+                "held out, nats per answer",
+                (
+                    Line("heldout_logps/chosen", "held-out preferred", dots=True),
+                    Line("heldout_logps/rejected", "held-out others", "orange", dots=True),
+                ),
+            ),
+        ),
+    ),
+    Panel(
+        "reference-point",
+        "Reference point",
+        "The distance from the start that KTO measures gains and losses from, on answers to other prompts.",
+        (Axis("z₀, nats per answer", (Line("kl_estimate", "z₀"),)),),
+    ),
+)
+
+_SAMPLED = ("reward", "second-judge", "disagreement", "kl", "likelihood", "variety", "length")
+DIRECT: tuple[Panel, ...] = (
+    *_PREFERENCES,
+    *(panel for panel in POLICY if panel.name in _SAMPLED),
+    Panel(
+        "optimiser",
+        "Updates",
+        "The learning rate explains kinks in the other curves. Jumps of the gradient go with steps that were too large; a step whose "
+        "numbers are not usable is skipped, and two equal answers teach nothing.",
+        (
+            Axis("learning rate, per step", (Line("learning_rate", "learning rate"),)),
+            Axis("gradient norm, before it is cut", (Line("gradient_norm", "gradient norm", "orange"),)),
+            Axis(
+                "skipped, or without a difference",
+                (
+                    Line("skipped", "skipped", "purple", counted=True),
+                    Line("tied", "tied prompts", "green", counted=True),
+                ),
+            ),
+        ),
+    ),
+)
+
 SUPERVISED: tuple[Panel, ...] = (
     Panel(
         "loss",
@@ -308,6 +419,8 @@ def panels(kind: str, steps: Steps, kl_levels: tuple[tuple[float, str], ...] = (
             known = CLASSIFIER
         case "sft":
             known = SUPERVISED
+        case "dpo":
+            known = DIRECT
         case _:
             known = POLICY
     numbers = {key for _, row in steps for key, value in row.items() if number(value) is not None}

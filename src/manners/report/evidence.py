@@ -37,8 +37,13 @@ class Evidence:
 
     @property
     def is_policy(self) -> bool:
-        """Whether the run trained a policy against a judge: then an evaluation and answers belong to it."""
+        """Whether the run trained a policy: then an evaluation and answers belong to it."""
         return self.kind not in ("reward", "classifier", "sft")
+
+    @property
+    def asks_a_judge(self) -> bool:
+        """Whether a judge was asked while the policy was trained; direct methods learn from preferences, except online."""
+        return self.is_policy and (self.kind != "dpo" or self.config.get("online") is True)
 
 
 def gather(run: Run) -> Evidence:

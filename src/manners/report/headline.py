@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from manners.report import guards, verdict
 from manners.report.curves import Steps
+from manners.report.direct import direct_signs, direct_verdict
 from manners.report.evidence import Evidence, by_step, kl_budget
 from manners.report.markup import Html, join, tag
 from manners.report.numerals import between, decimals, duration, interval, number, percent, plain, signed
@@ -15,6 +16,9 @@ KINDS = {
     "reward": "Reward model",
     "sft": "Supervised fine-tuning",
     "classifier": "Classifier",
+    "dpo": "Direct preference optimisation",
+    "grpo": "Group method",
+    "ilql": "Offline Q-learning",
     "unknown": "Run of unknown kind",
 }
 # Why a run may end before its last step, apart from guards.
@@ -29,7 +33,7 @@ def headline(evidence: Evidence) -> Html:
     said = _verdict(evidence, steps)
     acted, why = guards.interventions(steps)
     title = f"{acted}. {said.headline}" if acted else said.headline
-    warned = verdict.signs(evidence.evaluation, steps) if evidence.is_policy else ()
+    warned = (*verdict.signs(evidence.evaluation, steps), *direct_signs(steps)) if evidence.is_policy else ()
     return tag(
         "header",
         tag(
@@ -61,6 +65,8 @@ def _verdict(evidence: Evidence, steps: Steps) -> verdict.Verdict:
             return verdict.classifier_verdict(evidence.evaluation)
         case "sft":
             return verdict.loss_verdict(evidence.evaluation, steps)
+        case "dpo" if not evidence.asks_a_judge:
+            return direct_verdict(evidence.evaluation)
         case _ if evidence.evaluation.get("rows"):
             return verdict.policy_verdict(evidence.evaluation, kl_budget(evidence.config))
         case _:
@@ -81,7 +87,10 @@ def _tiles(evidence: Evidence) -> Html | None:
 def _policy_tiles(evidence: Evidence) -> list[Tile]:
     tiles = []
     judges = (
-        ("reward", "reward, the judge it was trained against"),
+        (
+            "reward",
+            "reward, the judge it was trained against" if evidence.asks_a_judge else "reward, a judge never asked",
+        ),
         ("second_judge", "second judge, never trained on"),
     )
     for name, label in judges:

@@ -23,8 +23,11 @@ SNIPPET = 120
 def microscope(rollouts: Sequence[Rollout], config: Row) -> Html:
     """The list of rollouts with its controls, and the template of the opened view. `config`: of the run."""
     shown = within(rollouts)
+    recorded = {key for rollout in shown for key in rollout.trace}
     lenses = [
-        lens.scaled(v for r in shown for v in r.trace.get(lens.key, ()) if v is not None) for lens in quantities(config)
+        lens.scaled(v for r in shown for v in r.trace.get(lens.key, ()) if v is not None)
+        for lens in quantities(config)
+        if lens.key in recorded
     ]
     traced = any(rollout.trace for rollout in shown)
     rest = f"{len(rollouts) - len(shown)} more are in samples.jsonl; the extremes and an even choice are shown."
@@ -104,7 +107,7 @@ def _visible(token: str) -> str:
 
 
 def _sum(rollout: Rollout) -> Html | None:
-    """How the score came about and what the rewards of all tokens add up to, which is what PPO was to raise."""
+    """How the score came about and what the rewards of all tokens add up to, which is what the training was to raise."""
     reward, score = number(rollout.row.get("reward")), number(rollout.row.get("score"))
     shares = [share for share in rollout.trace.get("penalty", ()) if share is not None]
     if score is None or not shares:
@@ -117,7 +120,7 @@ def _sum(rollout: Rollout) -> Html | None:
         else (f"The judge gave {signed(score, 2)}")
     )
     words = f"{paid}; the shift penalty of all tokens is {signed(penalty, 2)}. Together "
-    return tag("p", words, tag("b", signed(score + penalty, 2)), ", which PPO was to raise.", class_="sum")
+    return tag("p", words, tag("b", signed(score + penalty, 2)), ", which the training was to raise.", class_="sum")
 
 
 def _template(lenses: Sequence[Quantity]) -> Html:

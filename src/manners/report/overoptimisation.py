@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from manners.ops.scaling_law import BestOfNLaw, Law, PolicyLaw
-from manners.report.svg import COLOURS, drawing, svg
+from manners.report.svg import COLOURS, alone, drawing, svg
 from manners.runs import write_text
 
 WIDTH, HIGH = 980, 540
@@ -45,7 +44,7 @@ def write_plot(path: Path, result: Mapping[str, Any]) -> Path:
             "Dots are measured, lines are the fitted law, rings its peak."
         )
         drawn = svg(figure, "overoptimisation", "The law of over-optimisation", told)
-    write_text(path, _alone(str(drawn)))
+    write_text(path, alone(str(drawn), WIDTH, HIGH))
     return path
 
 
@@ -79,12 +78,3 @@ def _column(grid: Sequence[Any], title: str, lines: Sequence[tuple[str, str, Fit
     legend = {"frameon": False, "fontsize": 9.5, "handlelength": 1.4, "borderpad": 0, "labelcolor": COLOURS["ink"]}
     grid[0].legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2, columnspacing=1, **legend)
     grid[0].set_title(title, loc="left", fontsize=12, color=COLOURS["ink"], pad=58)
-
-
-def _alone(drawn: str) -> str:
-    """The `svg` element of a page as a file of its own: with its namespace, the colours of styles.css, and paper below it."""
-    palette = (resources.files("manners") / "report" / "styles.css").read_text(encoding="utf-8").partition("\n\n")[0]
-    style = f"<style>{palette}\nsvg {{ font-family: var(--sans); }}</style>"
-    paper = f'<rect width="{WIDTH}" height="{HIGH}" fill="var(--paper)"/>'
-    head, _, rest = drawn.partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{paper}{rest}\n'

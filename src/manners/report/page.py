@@ -39,7 +39,7 @@ def build_report(run: Run, related: Mapping[str, Run]) -> str:
         parts.append(judges.judge(evidence, "judge", "How well it judges", own=True))
     else:
         parts += [sections.categories(evidence), sections.before_and_after(evidence)]
-    if evidence.is_policy:
+    if evidence.asks_a_judge:
         parts.append(guards.guards(evidence.config, by_step(evidence.metrics)))
     parts += [sections.curves(evidence), sections.rollouts(evidence), sections.time_by_phase(evidence)]
     for place, (name, source) in enumerate(related.items()):

@@ -1,4 +1,4 @@
-"""What the microscope shows of a token: six numbers, each with a sentence on what it is and a scale of colours."""
+"""What the microscope shows of a token: up to six numbers, each with a sentence on what it is and a scale of colours."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Quantity:
 
 def quantities(config: Row) -> tuple[Quantity, ...]:
     """The quantities of a trace; the first of them colours the tokens at the start."""
-    whitened = config.get("whiten_advantages") is True
+    against, unit = _expected(config)
     low, high = number(config.get("clip_low")), number(config.get("clip_high"))
     clip = "" if low is None or high is None else f" Beyond {1 - low:g} and {1 + high:g} the clip ends the pull."
     nats = (0.5, 1.0, 2.0, 5.0)
@@ -56,9 +56,8 @@ def quantities(config: Row) -> tuple[Quantity, ...]:
         Quantity(
             "advantage",
             "advantage",
-            "standard deviations" if whitened else "reward",
-            "How much better it went on from this token than the value function had expected. PPO makes tokens above 0 "
-            "likelier and tokens below 0 rarer.",
+            unit,
+            f"How much better {against}. The update makes tokens above 0 likelier and tokens below 0 rarer.",
         ),
         Quantity(
             "value",
@@ -86,7 +85,7 @@ def quantities(config: Row) -> tuple[Quantity, ...]:
             "reference_logp",
             "log π_ref",
             "nats",
-            "How likely the reference, the model before PPO, finds the same token. Where it is far below log π, the "
+            "How likely the reference, the model before this training, finds the same token. Where it is far below log π, the "
             "policy has learned to say what it did not say before.",
             sided=False,
             limits=nats,
@@ -99,6 +98,27 @@ def quantities(config: Row) -> tuple[Quantity, ...]:
             centre=1.0,
         ),
     )
+
+
+def _expected(config: Row) -> tuple[str, str]:
+    """What an advantage is measured against, and its unit."""
+    match config.get("advantage"):
+        case "grpo":
+            return "the whole answer was than the mean of all answers to its prompt", "standard deviations of these"
+        case "grpo_without_std":
+            return "the whole answer was than the mean of all answers to its prompt", "reward"
+        case "rloo":
+            return "the whole answer was than the mean of the other answers to its prompt", "reward"
+        case "remax":
+            return "it went on from this token than the policy's likeliest answer to the prompt did", "reward"
+        case "reinforce":
+            return (
+                "it went on from this token than from the tokens of the whole batch on average",
+                "standard deviations",
+            )
+    whitened = config.get("whiten_advantages") is True
+    words = "it went on from this token than the value function had expected"
+    return words, "standard deviations" if whitened else "reward"
 
 
 def round_limits(last: float) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ PHASES = {
     "sample": "sample answers",
     "score": "score them",
     "reference": "ask the reference",
-    "advantage": "values and advantages",
+    "advantage": "work out advantages",
     "update": "update the policy",
     "evaluate": "look at held-out prompts",
 }
@@ -41,7 +41,7 @@ def numbers(evidence: Evidence) -> Html | None:
     rows = mappings(evidence.evaluation.get("rows"))
     if not rows and evidence.is_policy:
         hint = "`manners evaluate` compares the weights before and after, and writes it."
-        return section("numbers", title, None, missing("There is no evaluation.json: nothing has an interval.", hint))
+        return section("numbers", title, None, missing("No answers were evaluated: nothing has an interval.", hint))
     if not rows:
         return None
     count = number(evidence.evaluation.get("prompts"))

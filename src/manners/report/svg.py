@@ -12,6 +12,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from typing import Any
 from xml.etree import ElementTree
 
@@ -134,3 +135,12 @@ def _adopted(element: ElementTree.Element, name: str) -> ElementTree.Element:
 
 def _local(name: str) -> str:
     return name.rpartition("}")[2]
+
+
+def alone(drawn: str, width: int, height: int) -> str:
+    """The `svg` element of a page as a file of its own: with its namespace, the colours of styles.css, and paper below it."""
+    palette = (resources.files("manners") / "report" / "styles.css").read_text(encoding="utf-8").partition("\n\n")[0]
+    style = f"<style>{palette}\nsvg {{ font-family: var(--sans); }}</style>"
+    paper = f'<rect width="{width}" height="{height}" fill="var(--paper)"/>'
+    head, _, rest = drawn.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{paper}{rest}\n'

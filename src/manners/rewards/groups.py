@@ -17,6 +17,7 @@ from torch import Tensor
 from manners.batches import split_by_tokens
 from manners.errors import MannersError
 from manners.feedback.pairs import ties_of
+from manners.feedback.thumbs import Thumb
 from manners.models.trunk import Packed, Trunk, pack_rows
 from manners.records import Completion, Judgement, Pair, Prompt
 from manners.rewards.model import RewardModel
@@ -35,6 +36,14 @@ class Compared(NamedTuple):
     judge: str
 
 
+class Thumbed(NamedTuple):
+    """One completion of a group by its place, and whether somebody found it good."""
+
+    place: int
+    up: bool
+    weight: float
+
+
 class Ranked(NamedTuple):
     """One whole ranking: the places of its completions in the group, and the tier of each, 0 the best."""
 
@@ -44,7 +53,7 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """All that was judged about one prompt: tokens of the prompt and of its K completions; pairs, ties and rankings of them."""
+    """All that was judged about one prompt: tokens of the prompt and of its K completions; pairs, ties, rankings and thumbs."""
 
     prompt_id: str
     category: str
@@ -53,6 +62,7 @@ class Group:
     pairs: list[Compared]
     ties: list[Compared]
     rankings: list[Ranked]
+    thumbs: Sequence[Thumbed] = ()
 
     @property
     def length(self) -> int:
@@ -110,6 +120,24 @@ def _group(
 
     ranked = [Ranked(tuple(place[c.id] for c, _ in order), tuple(rank for _, rank in order)) for order in orders]
     return Group(prompt.id, prompt.category, tokens, answers, at(pairs), at(ties), ranked)
+
+
+def group_thumbs(thumbs: Sequence[Thumb], chat: Chat, max_prompt_tokens: int, max_tokens: int) -> list[Group]:
+    """Thumbs put together by prompt, tokenised; each completion once. Raises MannersError when there is nothing to learn from."""
+    given: dict[str, list[Thumb]] = defaultdict(list)
+    for thumb in thumbs:
+        given[thumb.prompt.id].append(thumb)
+    if not given:
+        raise MannersError("there are no thumbs to learn from")
+    groups = []
+    for own in given.values():
+        completions = {thumb.completion.id: thumb.completion for thumb in own}
+        place = {completion_id: number for number, completion_id in enumerate(completions)}
+        prompt = own[0].prompt
+        tokens, answers = chat.judged(prompt, list(completions.values()), max_prompt_tokens, max_tokens)
+        told = [Thumbed(place[thumb.completion.id], thumb.up, thumb.weight) for thumb in own]
+        groups.append(Group(prompt.id, prompt.category, tokens, answers, [], [], [], told))
+    return groups
 
 
 def _named(judgement: Judgement) -> list[tuple[Completion, int]]:

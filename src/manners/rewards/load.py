@@ -1,5 +1,5 @@
-"""Choosing the judge: a reward model or an ensemble of them, any sequence classifier, a Python function, or a combination of these,
-told apart once, here."""
+"""Choosing the judge: a reward model or an ensemble of them, any sequence classifier, our own scorer of toxicity, a Python function,
+or a combination of these, told apart once, here."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from manners.rewards.classifier import ClassifierScorer, one_line
 from manners.rewards.combine import CombinedReward, Part, uncertainty_weighted, worst_case
 from manners.rewards.ensemble import RewardEnsemble, is_ensemble
 from manners.rewards.model import RewardModel
+from manners.rewards.toxicity import Fault, ToxicityScorer
 
 Combine = Literal["mean", "worst_case", "uncertainty_weighted", "weight_average"]
 
 
 class JudgeConfig(Config):
-    """A judge of one thing: exactly one of `model`, `members`, `classifier` and `function`."""
+    """A judge of one thing: exactly one of `model`, `members`, `classifier`, `toxicity` and `function`."""
 
     model: str = Field("", description="run or checkpoint of a reward model, or of an ensemble of them")
     members: tuple[str, ...] = Field((), description="reward models trained apart that are one ensemble")
@@ -49,6 +50,9 @@ class JudgeConfig(Config):
     )
     positive: str = Field("", description="the classifier's good class, say 'not hate'")
     reads: Literal["completion", "conversation"] = Field("completion", description="what the classifier is shown")
+    toxicity: Literal["", Fault] = Field(
+        "", description="toxicity, aggression or hate: minus its logit by the offline scorer is the reward"
+    )
     function: str = Field(
         "", description="module:function that takes prompts and completions (texts) and gives numbers"
     )
@@ -66,7 +70,8 @@ class JudgeConfig(Config):
     @property
     def _kinds(self) -> list[str]:
         """The keys that name a judge here."""
-        named = {"model": self.model, "members": self.members, "classifier": self.classifier, "function": self.function}
+        named = {"model": self.model, "members": self.members, "classifier": self.classifier, "toxicity": self.toxicity,
+                 "function": self.function}  # fmt: skip
         return [key for key, value in named.items() if value]
 
     @property
@@ -100,7 +105,8 @@ class PartConfig(JudgeConfig):
 
 
 class ScorerConfig(JudgeConfig):
-    """Which judge gives the rewards: exactly one of `model`, `members`, `classifier`, `function` and `parts`."""
+    """Which judge gives the rewards: exactly one of `model`, `members`, `classifier`, `toxicity`, `function` and
+    `parts`."""
 
     parts: tuple[PartConfig, ...] = Field((), description="several judges as one reward, with weights and floors")
 
@@ -133,7 +139,7 @@ def load_scorer(config: ScorerConfig, trunk: Trunk, adapter: str) -> Scorer:
 
 
 def _part(config: PartConfig, trunk: Trunk, adapter: str, number: int) -> Part:
-    named = ", ".join(config.sources) or config.function
+    named = ", ".join(config.sources) or config.toxicity or config.function
     return Part(f"part {number} of the reward ({named})", _judge(config, trunk, adapter), config.weight, config.floor)
 
 
@@ -148,6 +154,8 @@ def _judge(config: JudgeConfig, trunk: Trunk, adapter: str) -> Scorer:
         return RewardModel.load(Path(config.model), trunk, adapter)
     if config.classifier:
         return TextScorer(ClassifierScorer.load(config.classifier, config.positive, reads=config.reads).score)
+    if config.toxicity:
+        return TextScorer(ToxicityScorer.load().reward(config.toxicity))
     if config.function:
         return TextScorer(FunctionJudge.load(config.function))
     raise MannersError("no judge is named; set reward.model, reward.classifier or reward.function")

@@ -1,20 +1,23 @@
 """Sampling from the trunk itself, with behaviour log-probabilities and branch states kept from the forward passes.
 
 The distribution is the full one at the given temperature: no top-k, no top-p, no penalties, because log-probabilities of a bent
-distribution would not be those the update sees. Each row draws its own stream of random numbers, so what a prompt gets does not
+distribution would not be those the update sees. A policy that is more than its own logits brings its `shape`; log-probabilities are
+then those of the shaped distribution. Each row draws its own stream of random numbers, so what a prompt gets does not
 depend on what stands beside it in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from manners.batches import Rollouts, pad_rows
-from manners.models.trunk import Trunk
+from manners.models.load import load_trunk
+from manners.models.shaping import Shape, plain, shape_of
+from manners.models.trunk import TrainLayers, Trunk
 from manners.records import Completion, Prompt
 from manners.runs import Track, untracked
 from manners.text.chat import Chat
@@ -51,14 +54,33 @@ class _Row(DynamicLayer):
 
 
 class LocalSampler:
-    """Samples from `trunk` with the adapter named `adapter` (None: the bare base). Prompts of like length go together."""
+    """Samples from `trunk` with the adapter named `adapter` (None: the bare base). Prompts of like length go together.
 
-    def __init__(self, trunk: Trunk, adapter: str | None, *, batch: int = 64, model_name: str = "") -> None:
+    `shape` makes the logits that are sampled from out of the last hidden states and the logits; the temperature divides what it gives.
+    """
+
+    def __init__(
+        self, trunk: Trunk, adapter: str | None, *, batch: int = 64, model_name: str = "", shape: Shape = plain
+    ) -> None:
         self.trunk = trunk
         self.adapter = adapter
+        self.shape = shape
         self.batch = batch
         self.model_name = model_name or trunk.name
         self.chat = Chat(trunk.tokenizer, trunk.context)
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        train_layers: TrainLayers = "all",
+        *,
+        batch: int = 64,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> LocalSampler:
+        """A sampler of whatever `load_trunk` loads, from the distribution that its checkpoint asks for."""
+        trunk = load_trunk(model, train_layers, say=say)
+        return cls(trunk, None, batch=batch, model_name=model, shape=shape_of(model, trunk))
 
     @torch.inference_mode()
     def sample(
@@ -115,7 +137,9 @@ class LocalSampler:
             hidden = trunk.forward_cached(ids, causal[:, None], positions, cache)[:, -1]
             states = [[branch.states[i, padding[i] :]] for i in range(len(prompts))]
             for step in range(max_tokens):
-                tokens, chosen = _draw(hidden @ trunk.head_weight.T, temperature, noise[alive, step])
+                tokens, chosen = _draw(
+                    self.shape(hidden, hidden @ trunk.head_weight.T), temperature, noise[alive, step]
+                )
                 for row, token, logp in zip(alive.tolist(), tokens.tolist(), chosen, strict=True):
                     responses[row].append(token)
                     logps[row].append(logp)

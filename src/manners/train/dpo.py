@@ -92,7 +92,9 @@ class DPOConfig(Config):
     adam_eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    max_prompt_tokens: int | None = Field(1024, gt=0, description="a longer prompt of a pair loses its beginning")
+    max_prompt_tokens: int | None = Field(
+        1024, gt=0, description="a longer prompt of a pair loses its beginning, one that is answered its end"
+    )
     max_tokens: int = Field(512, gt=0, description="judged answers are cut to this many tokens")
     micro_tokens: int = Field(4096, gt=0, description="positions with padding per forward pass")
 
@@ -115,6 +117,11 @@ class DPOConfig(Config):
         0.0, ge=0, description="online, reward units: this is subtracted from the score of an answer that never ends"
     )
 
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="stop after the step in which the steps have taken this long; what comes of it depends on the machine",
+    )
     guards: tuple[Guard, ...] = Field(GUARDS, description="what is watched while an online run samples")
     evaluate_every: int = Field(
         10, gt=0, description="steps between looks at what is held out; the best of them is kept"
@@ -176,15 +183,17 @@ def train_dpo(
         raise MannersError(f"loss {config.loss} learns from pairs, thumbs are for kto; set loss=kto or name pairs")
     trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
     trunk.adapters.add(POLICY, rank=config.rank, alpha=config.alpha, seed=config.seed)
+    clock = Clock()
     material = _material(config, trunk, judged, track)
     apart = _material(config, trunk, heldout, track) if heldout else None
     held = _held(config, trunk, apart, _prompts(heldout) if config.reward.named else [], run, *_judges(config, trunk))
     lessons = JudgedBefore(material, epochs=config.epochs, batch=config.batch, seed=config.seed)
-    direct_loop(config, lessons, held, run, _learner(config, trunk, lessons.count), track, state)
+    clock.lap("reference")
+    direct_loop(config, lessons, held, run, _learner(config, trunk, lessons.count), track, state, clock)
     best = run.checkpoint("best")
     if best.exists():  # what counts is the policy that was kept
         trunk.adapters.load_state(POLICY, read_tensors(best / "adapter_model.safetensors"))
-    evaluation = evaluate_preferences(apart) if apart else {}
+    evaluation = {"preferences": evaluate_preferences(apart)} if apart else {}
     write_json(run.path / "evaluation.json", evaluation)
     return evaluation
 
@@ -212,7 +221,7 @@ def train_online_dpo(
         raise MannersError("no judge is named: set reward.model, reward.classifier or reward.function")
     held = _held(config, trunk, None, heldout, run, judge, second)
     lessons = JudgedNow(
-        prompts, trunk, held.sampler, judge, second, config.objective, held.asking, steps=config.steps,
+        _shortened(config, trunk, prompts), trunk, held.sampler, judge, second, config.objective, held.asking, steps=config.steps,
         batch=config.batch, micro_tokens=config.micro_tokens,
     )  # fmt: skip
     direct_loop(config, lessons, held, run, _learner(config, trunk, lessons.count), track, state)
@@ -227,8 +236,12 @@ def direct_loop(
     learner: DirectLearner,
     track: Track = untracked,
     state: Path | None = None,
+    clock: Clock | None = None,
 ) -> None:
-    """The loop itself. Leaves metrics.jsonl, samples.jsonl, checkpoints/best and checkpoints/final."""
+    """The loop itself. Leaves metrics.jsonl, samples.jsonl, checkpoints/best and checkpoints/final.
+
+    `clock`: one that runs already, so that the first step is charged with what was done before it.
+    """
     objective = config.objective
     if state:
         progress = load_progress(state, learner)
@@ -239,15 +252,18 @@ def direct_loop(
         progress = Progress()
     guards = Guards(config.guards).replay(run.metrics())
     for step in track([] if progress.stopped else range(progress.step, lessons.count), objective.loss.upper()):
-        clock = Clock()
+        clock = clock or Clock()
         lesson = lessons.lesson(step, run)
-        clock.lap("sample" if config.online else "material")
+        if config.online:
+            clock.lap("sample")
         row = {"step": step, **lesson.row, **learn(lesson, objective, learner, run, step)}
         clock.lap("update")
         alarms = guards.look(row)
         row["alarms"] = [alarm.to_json() for alarm in alarms]
         stopping = [f"guard: {alarm.guard}" for alarm in alarms if alarm.action == "stop"]
         progress.stopped = stopping[0] if stopping else "steps" if step == lessons.count - 1 else ""
+        if config.max_seconds is not None and not progress.stopped and run.seconds + clock.total > config.max_seconds:
+            progress.stopped = "time"
         if progress.stopped or (step + 1) % config.evaluate_every == 0:
             row |= held.look(objective, run, step, config.log_rollouts)
             if (found := _merit(row)) is not None:
@@ -259,6 +275,7 @@ def direct_loop(
         row |= {"stopped": progress.stopped} if progress.stopped else {}
         run.log(**row)
         run.time(step=step, seconds=clock.total, phase_seconds=clock.laps)
+        clock = None
         progress.step = step + 1
         if progress.stopped or progress.step % config.save_every == 0:
             save_progress(run, progress, learner)
@@ -338,6 +355,14 @@ def _prompts(judged: Judged) -> list[Prompt]:
     return list({one.prompt.id: one.prompt for one in judged}.values())
 
 
+def _shortened(config: DPOConfig, trunk: Trunk, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Prompts that are to be answered, each cut as for every on-policy method and for its evaluation."""
+    if config.max_prompt_tokens is None:
+        return prompts
+    chat = Chat(trunk.tokenizer, trunk.context)
+    return [chat.shortened(prompt, config.max_prompt_tokens) for prompt in prompts]
+
+
 def _judges(config: DPOConfig, trunk: Trunk) -> tuple[Scorer | None, Scorer | None]:
     judge = load_scorer(config.reward, trunk, "reward") if config.reward.named else None
     second = load_scorer(config.second_judge, trunk, "second judge") if config.second_judge.named else None
@@ -350,7 +375,8 @@ def _held(
 ) -> Held:  # fmt: skip
     sampler = LocalSampler(trunk, POLICY, model_name=str(run.path))
     asking = Asking(config.sample_tokens, config.temperature, config.missing_eos_penalty, config.seed)
-    return Held(material, prompts[: config.evaluate_prompts], sampler, judge, second, asking)
+    asked = _shortened(config, trunk, prompts[: config.evaluate_prompts])
+    return Held(trunk, material, asked, sampler, judge, second, asking)
 
 
 def _keep(run: Run, step: int, groups: Sequence[Group], trunk: Trunk) -> None:

@@ -22,7 +22,7 @@ from manners.records import Prompt
 from manners.rewards.direct import DirectObjective, Material, means
 from manners.rewards.groups import Compared, Group
 from manners.rewards.opinion import ask
-from manners.runs import Run, Track, untracked
+from manners.runs import Run
 from manners.train.recording import judged
 
 ROUNDS_APART = 100_003  # steps are fewer: no two runs with small seeds sample with the same numbers
@@ -165,6 +165,7 @@ def states_of(rollouts: Rollouts, trunk: Trunk) -> dict[int, Tensor]:
 class Held:
     """What is kept apart to look at: judged answers, prompts to answer, or both, and who judges these answers."""
 
+    trunk: Trunk
     material: Material | None
     prompts: Sequence[Prompt]
     sampler: Sampler
@@ -172,11 +173,9 @@ class Held:
     second: Scorer | None
     asking: Asking
 
-    def look(
-        self, objective: DirectObjective, run: Run, step: int, log: int, track: Track = untracked
-    ) -> dict[str, Any]:
+    def look(self, objective: DirectObjective, run: Run, step: int, log: int) -> dict[str, Any]:
         """Numbers of the policy as it is. Its first `log` answers go to samples.jsonl; the same random numbers every time."""
-        row = look_at_judged(self.material, objective, track) if self.material else {}
+        row = look_at_judged(self.material, objective) if self.material else {}
         return row | (self._look_at_answers(run, step, log) if self.prompts else {})
 
     def _look_at_answers(self, run: Run, step: int, log: int) -> dict[str, Any]:
@@ -191,6 +190,7 @@ class Held:
                 if judge is not None:
                     told[name] = ask(judge, rollouts, f"the {name.replace('_', ' ')}").scores
                     row[f"heldout_{name}"] = float(told[name].mean())
+        row["heldout_kl"] = float(shift(self.trunk, rollouts, asking.temperature).mean())
         row["heldout_length"] = float(rollouts.response_lengths.float().mean())
         for i, (prompt, completion) in enumerate(zip(rollouts.prompts[:log], rollouts.completions, strict=False)):
             scores = {name: float(scores[i]) for name, scores in told.items()}
@@ -199,12 +199,23 @@ class Held:
 
 
 @torch.no_grad()
-def look_at_judged(material: Material, objective: DirectObjective, track: Track = untracked) -> dict[str, Any]:
+def shift(trunk: Trunk, rollouts: Rollouts, temperature: float, micro_tokens: int = 12_288) -> Tensor:
+    """log π − log π_ref [B] of whole answers that were drawn from π at `temperature`, nats."""
+    found = rollouts.logps.sum(-1)
+    with trunk.adapters.using(None):
+        for index, part in rollouts.micro_batches(micro_tokens):
+            reference = trunk.predict(part, part.states, temperature=temperature)
+            found[index] -= reference.spread(reference.logps, like=part.tokens).sum(-1)
+    return found
+
+
+@torch.no_grad()
+def look_at_judged(material: Material, objective: DirectObjective) -> dict[str, Any]:
     """Loss and implicit rewards of the policy on judged answers that it does not learn from."""
     places = list(range(len(material.groups)))
     point = material.reference_point(places, POLICY)
     loss, sums = 0.0, dict[str, float]()
-    for part in track(material.cached.parts(material.micro_tokens), "looking at held-out answers"):
+    for part in material.cached.parts(material.micro_tokens):
         groups = [material.groups[i] for i in part]
         own, found = objective(material.answers(part, POLICY), groups, material.groups, point)
         loss += float(own)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from manners.batches import PolicyBatch
 from manners.losses.kl import forward_kl_loss, reverse_kl_loss
-from manners.losses.policy import clipped_ratio_loss
+from manners.losses.policy import clipped_policy_loss
 from manners.ops.kl import k3
 from manners.protocols import Evaluated, Objective
 from manners.train.settings import OnPolicyConfig
@@ -17,7 +17,7 @@ from manners.train.settings import OnPolicyConfig
 def policy_objective(now: Evaluated, batch: PolicyBatch, log_ratio: Tensor, config: OnPolicyConfig) -> Objective:
     """policy loss − entropy_weight · entropy + kl_loss_weight · KL loss, per token [B, T], unreduced. `log_ratio` [B, T] is what the
     policy loss clips."""
-    policy = clipped_ratio_loss(
+    policy = clipped_policy_loss(
         log_ratio, batch.advantages,
         clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip or math.inf,
     )  # fmt: skip

@@ -61,7 +61,9 @@ class OnPolicyConfig(Config):
     )
     target_reward: float | None = Field(None, description="stop when the held-out reward reaches this")
     max_seconds: float | None = Field(
-        None, gt=0, description="stop after the step in which the steps have taken this long; what comes of it depends on the machine"
+        None,
+        gt=0,
+        description="stop after the step in which the steps have taken this long; what comes of it depends on the machine",
     )
 
     missing_eos_reward: float | None = Field(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +27,8 @@ from manners.web.doors import SignInError, office_of, show
 from manners.web.office import Office, WebSettings
 from manners.web.passwords import Passwords, Throttle
 from manners.web.rendering import environment
-from manners.web.routes import account, api, batches, exports, files, people, work
+from manners.web.routes import account, api, arena, batches, exports, files, people, quality, review, sampling, work
+from manners.web.sampling import Sampling
 from manners.web.shield import Shield
 
 
@@ -39,17 +43,26 @@ def create_app(
     store: Store, settings: WebSettings = WebSettings(), passwords: Passwords | None = None, clock: Clock = now
 ) -> FastAPI:
     """The app over an open store, which stays the caller's to close. `clock` gives seconds since 1970."""
+    desk = Desk(store, clock)
+    sampler = Sampling(desk)
+
+    @asynccontextmanager
+    async def open_hours(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await to_thread.run_sync(sampler.close)
+
     app = FastAPI(title="manners", version=manners.__version__, summary="Collect people's judgements of a model's answers.",
-                  description=api.__doc__ or "", docs_url=None, redoc_url=None)  # fmt: skip
+                  description=api.__doc__ or "", docs_url=None, redoc_url=None, lifespan=open_hours)  # fmt: skip
     app.state.office = Office(
         store=store,
         settings=settings,
         people=(accounts := People(store, clock)),
-        desk=Desk(store, clock),
+        desk=desk,
         passwords=passwords or Passwords(),
         throttle=Throttle(clock=clock),
         templates=environment(),
         assets=Assets(),
+        sampling=sampler,
         signer=TimestampSigner(accounts.secret(), salt="manners.web"),
         clock=clock,
     )
@@ -60,15 +73,27 @@ def create_app(
         work.router,
         exports.router,
         batches.router,
+        sampling.router,
         people.router,
+        quality.router,
+        review.router,
+        arena.router,
+        arena.making,
     ):
         app.include_router(router)
     app.include_router(api.router)
+    app.include_router(exports.programs)
+    app.include_router(quality.api)
+    app.include_router(arena.api)
     app.add_exception_handler(SignInError, _to_login)
     app.add_exception_handler(StarletteHTTPException, _error_page)
     app.add_exception_handler(MannersError, _unavailable)
     app.add_exception_handler(RequestValidationError, _not_understood)
-    limits = {"/admin/batches": settings.upload_bytes, "/api/batches": settings.call_bytes}
+    limits = {
+        "/admin/batches": settings.upload_bytes,
+        "/admin/arena": settings.upload_bytes,
+        "/api/batches": settings.call_bytes,
+    }
     app.add_middleware(Shield, limit=settings.body_bytes, limits=limits, secure=settings.secure)
     return app
 

@@ -16,7 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from itsdangerous import BadSignature, SignatureExpired
 from markupsafe import Markup
 from starlette.datastructures import FormData, UploadFile
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from manners.errors import MannersError
 from manners.feedback.people import SESSION_SECONDS, Role, Session, User
@@ -112,7 +112,7 @@ OutsideForm = Annotated[Fields, Depends(outside_form)]
 
 def _form(request: Request) -> AbstractAsyncContextManager[FormData]:
     """The form of a request, empty where the body is none. The parser's limits keep it small."""
-    return request.form(max_files=1, max_fields=200, max_part_size=256 * 1024)
+    return request.form(max_files=2, max_fields=200, max_part_size=256 * 1024)
 
 
 def _compare(given: Any, expected: str) -> None:
@@ -219,6 +219,11 @@ def show(office: Office, template: str, session: Session | None, status: int = 2
 
 def _token_field(token: str) -> Callable[[], Markup]:
     return lambda: Markup('<input type="hidden" name="csrf" value="{}">').format(token)
+
+
+def as_file(name: str, value: Any) -> JSONResponse:
+    """JSON that a browser keeps as a file of that name, one of ours."""
+    return JSONResponse(value, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
 def go(path: str) -> RedirectResponse:

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from manners.errors import MannersError
-from manners.feedback.submissions import CRITERIA, LONGEST_EDIT, LONGEST_NOTE, Answer
+from manners.feedback.assign import Desk, Task
+from manners.feedback.submissions import CRITERIA, LONGEST_EDIT, LONGEST_NOTE, Answer, latest_submission
 from manners.web.doors import Fields
 
 Values = Mapping[str, Any]
@@ -67,6 +68,17 @@ def answer_of(form: Fields, count: int) -> Answer:
     except ValidationError as error:
         first = error.errors()[0]
         raise MannersError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def begun(desk: Desk, task: Task) -> tuple[Values, str]:
+    """What the form of a task starts from: its draft, else what was handed in; and the submission that a new one would change."""
+    latest = latest_submission(desk.store, task)
+    values: Values = desk.draft(task.id) or (values_of_submission(latest) if latest else {})
+    if latest and latest["mode"] == "edit":
+        edited = [i for i in latest["ranked"] or [] if i not in latest["display_order"]]
+        texts = {c.id: c.text for c in desk.store.completions(task.prompt.id)}
+        values = {"edited": texts.get(edited[0], "") if edited else "", **values}
+    return values, str(latest["id"]) if latest else ""
 
 
 def values_of_submission(row: Mapping[str, Any]) -> dict[str, Any]:

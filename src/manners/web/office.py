@@ -13,6 +13,7 @@ from manners.feedback.people import People
 from manners.feedback.store import Store
 from manners.web.assets import Assets
 from manners.web.passwords import Passwords, Throttle
+from manners.web.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +45,6 @@ class Office:
     throttle: Throttle
     templates: Environment
     assets: Assets
+    sampling: Sampling
     signer: TimestampSigner = field(repr=False)
     clock: Clock = now

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_DELIMITERS = 5_000
 _DELIMITERS = re.compile(r"[*_`~\[\]<>|]")
 
-_MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": 20}).enable(
-    ["table", "strikethrough"]
-)
-_MARKDOWN.disable("image")
+
+def _parser(breaks: bool) -> MarkdownIt:
+    made = MarkdownIt("commonmark", {"html": False, "breaks": breaks, "maxNesting": 20})
+    return made.enable(["table", "strikethrough"]).disable("image")
+
+
+_PARSERS = {breaks: _parser(breaks) for breaks in (True, False)}
 
 
 def visible(text: str) -> str:
@@ -39,16 +42,20 @@ def visible(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def markdown(text: str) -> Markup:
-    """Markdown as HTML that is safe to show. Headings start at the third level, below those of the page."""
+def markdown(text: str, breaks: bool = True) -> Markup:
+    """Markdown as HTML that is safe to show. Headings start at the third level, below those of the page.
+
+    `breaks` keeps the ends of lines, as chats do; without it lines flow together, as in a document.
+    """
     text = visible(text)
     if len(_DELIMITERS.findall(text)) > _MOST_DELIMITERS:
         return Markup("<pre>{}</pre>").format(text)
-    tokens = _MARKDOWN.parse(text)
+    parser = _PARSERS[breaks]
+    tokens = parser.parse(text)
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
-    made = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+    made = parser.renderer.render(tokens, parser.options, {})
     safe = nh3.clean(
         made,
         tags=_TAGS,
@@ -71,6 +78,7 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters["markdown"] = markdown
+    made.filters["document"] = partial(markdown, breaks=False)
     made.filters["visible"] = visible
     made.filters["day"] = lambda moment: moment[:16].replace("T", " ")
     return made

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -90,7 +90,12 @@ class Shield:
                     await self._refuse(413, _too_large(body.limit), scope, receive, send)
 
     async def _refuse(self, status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await PlainTextResponse(text, status, {**self._headers, "Connection": "close"})(scope, receive, send)
+        headers = {**self._headers, "Connection": "close"}
+        if scope["path"].startswith("/api/"):
+            answer: Response = JSONResponse({"detail": text.strip()}, status, headers)
+        else:
+            answer = PlainTextResponse(text, status, headers)
+        await answer(scope, receive, send)
 
     def _protect(self, headers: MutableHeaders) -> None:
         for name, value in self._headers.items():

@@ -9,12 +9,14 @@ from starlette.responses import Response
 
 from manners.errors import MannersError
 from manners.feedback.people import LONGEST_NAME, login_of
+from manners.feedback.personal import data_of
 from manners.web.doors import (
     AForm,
     AnOffice,
     ASession,
     AVisitor,
     OutsideForm,
+    as_file,
     go,
     outside_page,
     pages_for,
@@ -122,6 +124,12 @@ def change_password(request: Request, office: AnOffice, session: ASession, form:
     sign_out(office, request, response)
     sign_in(office, response, session.user)
     return response
+
+
+@inside.get("/account/data.json")
+def own_data(office: AnOffice, session: ASession) -> Response:
+    """Everything that is held about whoever asks."""
+    return as_file("data.json", data_of(office.store, session.user.id, office.clock))
 
 
 @inside.post("/account/tokens")

@@ -97,12 +97,19 @@ class Page(Model):
     next: int | None
 
 
+class Problem(BaseModel):
+    """What is wrong: a sentence, or a list of the fields that were not understood."""
+
+    detail: str | list[dict[str, Any]]
+
+
 _After = Annotated[int, Query(ge=0, lt=2**31, description="the `next` of the page before")]
 _Limit = Annotated[int, Query(ge=1, le=1000)]
 _Problem: dict[int | str, dict[str, Any]] = {
-    401: {"description": "no valid token"},
-    403: {"description": "the token's role may not do this"},
-    404: {"description": "there is no such thing"},
+    401: {"model": Problem, "description": "no valid token"},
+    403: {"model": Problem, "description": "the token's role may not do this"},
+    404: {"model": Problem, "description": "there is no such thing"},
+    422: {"model": Problem, "description": "not understood, or not to be carried out"},
 }
 
 
@@ -145,7 +152,9 @@ def next_task(batch_id: str, office: AnOffice, user: AProgram) -> Next:
 
 
 @router.post(
-    "/tasks/{task_id}", dependencies=_Annotator, responses={**_Problem, 409: {"description": "answered elsewhere"}}
+    "/tasks/{task_id}",
+    dependencies=_Annotator,
+    responses={**_Problem, 409: {"model": Problem, "description": "answered elsewhere"}},
 )
 def hand_in(task_id: str, answer: Answer, office: AnOffice, user: AProgram) -> Stored:
     """Judge a task. The same `client_key` again changes nothing, so a request may be repeated until it is answered."""

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from manners.errors import MannersError
@@ -19,12 +14,15 @@ from manners.feedback.batch import MODES, Batch, BatchSettings
 from manners.feedback.guidelines import LONGEST, guideline, starter_guideline
 from manners.feedback.importers.files import FORMATS
 from manners.feedback.importers.rows import Reject
-from manners.feedback.materials import Material, read_materials, starter_materials, unjudged
+from manners.feedback.materials import Material, starter_materials, unjudged
 from manners.feedback.people import Session
 from manners.feedback.store import Store
 from manners.feedback.submissions import standing
 from manners.web.doors import AForm, AnOffice, ASession, Fields, found, go, pages_for, show
 from manners.web.office import Office
+from manners.web.routes.sampling import begin_sampling, validated
+from manners.web.sampling import SampleSettings
+from manners.web.uploads import uploaded
 
 router = pages_for("admin")
 _REJECTS_SHOWN = 20
@@ -34,7 +32,7 @@ _NUMBERS = ("overlap", "lease_minutes", "gold_share", "repeat_share", "active_sh
 @router.get("/admin/batches")
 def batches_page(office: AnOffice, session: ASession) -> Response:
     batches = [(b, office.desk.progress(b.id)) for b in office.desk.batches()]
-    return show(office, "admin/batches.html", session, batches=batches)
+    return show(office, "admin/batches.html", session, batches=batches, sampling=office.sampling.running())
 
 
 @router.get("/admin/batches/new")
@@ -50,6 +48,8 @@ async def create_batch(office: AnOffice, session: ASession, form: AForm) -> Resp
 def _create(office: Office, session: Session, form: Fields) -> Response:
     try:
         settings = _settings(form)
+        if form.text("source", 20) == "sample":
+            return go(f"/admin/sampling/{begin_sampling(office, form, settings)}")
         results = list(_results(office.store, form))
         rejects = [r for r in results if isinstance(r, Reject)]
         materials = [m for m in results if isinstance(m, Material)]
@@ -67,11 +67,7 @@ def _create(office: Office, session: Session, form: Fields) -> Response:
 def _settings(form: Fields) -> BatchSettings:
     values: dict[str, Any] = {"name": form.text("name", 200).strip(), "mode": form.text("mode", 20)}
     values |= {name: text for name in _NUMBERS if (text := form.text(name, 20).strip())}
-    try:
-        return BatchSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise MannersError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return validated(BatchSettings, values)
 
 
 def _results(store: Store, form: Fields) -> Iterable[Material | Reject]:
@@ -83,25 +79,7 @@ def _results(store: Store, form: Fields) -> Iterable[Material | Reject]:
     upload = form.upload("file")
     if upload is None:
         raise MannersError("choose a file with prompts and answers")
-    return _uploaded(upload)
-
-
-def _uploaded(upload: UploadFile) -> list[Material | Reject]:
-    """The rows of an uploaded file. Of its name only the ending counts, and that has to be one of ours."""
-    name = (upload.filename or "").lower()
-    ending = next((e for e in sorted(FORMATS, key=len, reverse=True) if name.endswith(e)), None)
-    if ending is None:
-        raise MannersError(f"the file's name must end in {', '.join(FORMATS)}")
-    handle, path = tempfile.mkstemp(suffix=ending)
-    try:
-        with os.fdopen(handle, "wb") as copy:
-            while block := upload.file.read(1 << 20):
-                copy.write(block)
-        return list(read_materials(Path(path)))
-    except MannersError as error:
-        raise MannersError(str(error).replace(path, "the file")) from None
-    finally:
-        os.unlink(path)
+    return uploaded(upload)
 
 
 def _nothing(rejects: list[Reject]) -> str:
@@ -134,9 +112,10 @@ def change_guideline(batch_id: str, office: AnOffice, session: ASession, form: A
 def _form_page(office: Office, session: Session, values: dict[str, str], error: str = "") -> Response:
     waiting = sum(1 for _ in unjudged(office.store))
     fields = {name: field for name, field in BatchSettings.model_fields.items() if name in _NUMBERS}
+    asked = {f"sample_{name}": field for name, field in SampleSettings.model_fields.items()}
     return show(
         office, "admin/new_batch.html", session, 422 if error else 200, values=defaultdict(str, values), error=error, modes=MODES,
-        waiting=waiting, fields=fields, formats=FORMATS,
+        waiting=waiting, fields=fields, formats=FORMATS, asked=asked, can_sample=office.sampling.available(),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The admin's pages for people: invite, change a role, lock out, forget; and the audit of the log."""
+"""The admin's pages for people: invite, change a role, lock out, say what is held about somebody, forget; and the audit of the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from starlette.responses import Response
 from manners.errors import MannersError
 from manners.feedback.chain import audit
 from manners.feedback.people import ROLES, Role, Session
-from manners.web.doors import AForm, AnOffice, ASession, Fields, go, pages_for, show
+from manners.feedback.personal import data_of
+from manners.web.doors import AForm, AnOffice, ASession, Fields, as_file, found, go, pages_for, show
 from manners.web.office import Office
 
 router = pages_for("admin")
@@ -48,12 +49,18 @@ def change(user_id: str, office: AnOffice, session: ASession, form: AForm) -> Re
             case "unlock":
                 office.people.set_active(user_id, True)
             case "forget":
-                office.people.forget(user_id)
+                office.people.forget(user_id, session.user.id)
             case _:
                 raise HTTPException(400, "there is no such action")
     except MannersError as error:
         return _people_page(office, session, str(error))
     return go("/admin/people" if user_id != session.user.id else "/")
+
+
+@router.get("/admin/people/{user_id}/data.json")
+def data_of_person(user_id: str, office: AnOffice) -> Response:
+    """Everything that is held about somebody, for them to have: they may ask for it."""
+    return as_file("data.json", found(lambda: data_of(office.store, user_id, office.clock)))
 
 
 @router.get("/admin/audit")

@@ -19,11 +19,10 @@ from manners.feedback.submissions import (
     SKIP_REASONS,
     ChangedElsewhereError,
     history,
-    latest_submission,
     submit,
 )
 from manners.web.doors import AForm, AnOffice, ASession, found, go, pages_for, show
-from manners.web.forms import Values, answer_of, values_of, values_of_submission
+from manners.web.forms import Values, answer_of, begun, values_of
 from manners.web.office import Office
 
 router = pages_for("annotator")
@@ -52,13 +51,8 @@ def finished(batch_id: str, office: AnOffice, session: ASession) -> Response:
 @router.get("/tasks/{task_id}")
 def task_page(task_id: str, office: AnOffice, session: ASession) -> Response:
     task = found(lambda: office.desk.task(task_id, session.user.id))
-    latest = latest_submission(office.store, task)
-    values: Values = office.desk.draft(task_id) or (values_of_submission(latest) if latest else {})
-    if latest and latest["mode"] == "edit":
-        edited = [i for i in latest["ranked"] or [] if i not in latest["display_order"]]
-        texts = {c.id: c.text for c in office.store.completions(task.prompt.id)}
-        values = {"edited": texts.get(edited[0], "") if edited else "", **values}
-    return _task_page(office, session, task, values, revises=latest["id"] if latest else "")
+    values, revises = begun(office.desk, task)
+    return _task_page(office, session, task, values, revises)
 
 
 @router.post("/tasks/{task_id}/draft")

@@ -7,7 +7,7 @@ function start(form) {
   const clock = new Clock(form);
   const post = new Post(form, screen, drafts, clock);
   screen.onchange = () => drafts.later();
-  listenToKeys(screen);
+  listenToKeys(screen, switchSingleKeys());
   openHelpAndGuideline();
   drafts.restore();
   post.resume();
@@ -54,6 +54,7 @@ class Screen {
     for (const card of this.cards) card.addEventListener("focusin", () => this.mark(Number(card.dataset.place), false));
     for (const card of this.cards) card.addEventListener("pointerdown", () => this.mark(Number(card.dataset.place), false));
     this.board = this.mode === "rank" ? new Board(this) : null;
+    if (this.mode !== "pair") this.mark(0, false);
   }
 
   changed(field) {
@@ -149,6 +150,7 @@ class Board {
     this.screen = screen;
     this.element = document.getElementById("board");
     this.element.hidden = false;
+    this.element.style.setProperty("--ranks", screen.cards.length);
     this.slots = [];
     for (let rank = 1; rank <= screen.cards.length; rank++) this.slots.push(this.slot(rank, String(rank)));
     this.slots.push(this.slot(0, "not ranked"));
@@ -339,7 +341,9 @@ class Post {
     try {
       const answer = await send(this.form, this.form.getAttribute("action"), fields);
       if (answer.status >= 500) throw new Error(String(answer.status));
-      const told = await answer.json();
+      const told = await answer.json().catch(() => ({}));
+      // A page of a hotel's network says "ok", too, and has taken nothing.
+      if (answer.ok && !told.submission) throw new Error("not from our server");
       localStorage.removeItem(this.key);
       if (answer.ok) {
         this.drafts.stop();
@@ -365,11 +369,26 @@ function send(form, address, fields, keepalive = false) {
 
 // Keys
 
-function listenToKeys(screen) {
+// Letters and numbers act only while the person wants them to: who dictates, or hits keys by accident, switches them off.
+function switchSingleKeys() {
+  const name = "manners:single-keys";
+  const field = document.getElementById("single-keys");
+  const show = () => document.documentElement.toggleAttribute("data-no-single-keys", !field.checked);
+  field.checked = localStorage.getItem(name) !== "off";
+  field.addEventListener("change", () => {
+    localStorage.setItem(name, field.checked ? "on" : "off");
+    show();
+  });
+  show();
+  return () => field.checked;
+}
+
+function listenToKeys(screen, single) {
   const help = document.getElementById("help");
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return submit(screen.form, event);
     if (event.ctrlKey || event.metaKey || event.altKey || help.open || isWriting(event.target)) return;
+    if (event.key.length === 1 && !single()) return;
     if (event.key === "Enter") {
       if (!event.target.closest("button, summary, a")) submit(screen.form, event);
     } else if (!event.target.matches("input[type=radio]") && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
@@ -466,6 +485,9 @@ function openHelpAndGuideline() {
     (open ? drawer : before).focus({ preventScroll: true });
   };
   opener.addEventListener("click", () => turn(drawer.hidden));
+  const closer = document.getElementById("close-guideline");
+  closer.hidden = false;
+  closer.addEventListener("click", () => turn(false));
   drawer.addEventListener("keydown", (event) => { if (event.key === "Escape") turn(false); });
 }
 
