@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from manners.config import Config, parse_yaml
+from manners.train.dpo import DPOConfig
 from manners.train.grpo import GRPOConfig
 from manners.train.ilql import ILQLConfig
 from manners.train.ppo import PPOConfig
@@ -17,11 +18,17 @@ from manners.train.reward import RewardConfig
 
 ROOT = Path(__file__).parents[1]
 SOURCES, TESTS, DETAILS = ROOT / "src" / "manners", ROOT / "tests", ROOT / "docs" / "details"
-KINDS: dict[str, type[Config]] = {"ppo": PPOConfig, "grpo": GRPOConfig, "ilql": ILQLConfig, "reward": RewardConfig}
-ITEMS = [*range(1, 43), 44, 45, 46]
+KINDS: dict[str, type[Config]] = {
+    "ppo": PPOConfig,
+    "grpo": GRPOConfig,
+    "dpo": DPOConfig,
+    "ilql": ILQLConfig,
+    "reward": RewardConfig,
+}
+ITEMS = [*range(1, 47)]
 CODE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
-OPTION = re.compile(r"`(ppo|grpo|ilql|reward)\.(\w+): ([^`]+)`")
+OPTION = re.compile(r"`(ppo|grpo|dpo|ilql|reward)\.(\w+): ([^`]+)`")
 PAIR = re.compile(r"`([\w/]+\.py)` ((?:`[\w.]+`(?:, )?)+)")
 
 

@@ -35,7 +35,7 @@ class Passwords:
         """Whether `password` is the one behind the hash; False for nobody's hash, after the same time."""
         with self._turn:
             try:
-                self._hasher.verify(hashed or self._nobody, password[:LONGEST])
+                self._hasher.verify(self._nobody if hashed is None else hashed, password[:LONGEST])
             except (VerificationError, InvalidHashError):
                 return False
         return hashed is not None
