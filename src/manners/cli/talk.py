@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 T = TypeVar("T")
+WIDE = 140  # columns of a table that goes into a file
 console = Console(stderr=True, soft_wrap=True)
 
 
@@ -60,4 +61,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         drawn.add_column(column)
     for row in rows:
         drawn.add_row(*(escape(str(cell)) for cell in row))
-    Console(soft_wrap=False).print(drawn)
+    out = Console(soft_wrap=False)
+    if not out.is_terminal:
+        out.width = max(out.width, WIDE)
+    out.print(drawn)
