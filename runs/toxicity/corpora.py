@@ -127,7 +127,6 @@ def _any(row: dict[str, int], *keys: str) -> float:
 
 
 def _csv(path: Path) -> list[dict[str, str]]:
-    csv.field_size_limit(1 << 24)
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
