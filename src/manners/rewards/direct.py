@@ -26,7 +26,8 @@ from manners.losses.direct import (
     robust_dpo_loss,
     simpo_loss,
 )
-from manners.models.trunk import Packed, Trunk
+from manners.models.likelihood import packed_logps
+from manners.models.trunk import Trunk
 from manners.rewards.groups import Group, GroupStates
 from manners.runs import Track, untracked
 
@@ -246,18 +247,6 @@ class Material:
         now = self.strangers.logps(adapter, places)
         shifts = torch.stack([own[0] - self.strangers.reference[i][0] for own, i in zip(now, places, strict=True)])
         return kto_reference_point(shifts).to(device)
-
-
-def packed_logps(
-    trunk: Trunk, adapter: str | None, packed: Packed, states: Tensor, *, temperature: float = 1.0
-) -> Tensor:
-    """Log-probabilities [B, K] of whole answers, nats, under `adapter` (None: the reference), with gradient; 0 where there is none."""
-    with trunk.adapters.using(adapter):
-        found = trunk.predict(packed, states, temperature=temperature)
-    width = packed.ends.shape[1]
-    place = found.rows * width + packed.segments[found.rows, found.columns] - 1
-    flat = torch.zeros(len(packed.tokens) * width, device=found.logps.device, dtype=found.logps.dtype)
-    return flat.index_add(0, place, found.logps).view(-1, width)
 
 
 def _strangers(groups: Sequence[Group], context: int, seed: int) -> list[Group]:
