@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = PPOConfig(
             output_dir=folder, per_device_train_batch_size=size["prompts"] // size["minibatches"],
-            gradient_accumulation_steps=1, num_mini_batches=size["minibatches"], num_ppo_epochs=size["epochs"],
+            gradient_accumulation_steps=size["minibatches"], num_mini_batches=size["minibatches"], num_ppo_epochs=size["epochs"],
             total_episodes=size["prompts"] * size["steps"], response_length=size["tokens"],
             local_rollout_forward_batch_size=size["prompts"], num_sample_generations=0, stop_token=None, report_to=[],
             use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=1e-5, kl_coef=0.05, temperature=1.0,
@@ -80,6 +80,8 @@ def main() -> None:
             value_model=value, train_dataset=data, eval_dataset=data.select(range(size["prompts"])),
             peft_config=lora(work, "CAUSAL_LM"), callbacks=[clock],
         )  # fmt: skip
+        if arguments.local_batch_size != size["prompts"]:
+            raise SystemExit(f"TRL takes {arguments.local_batch_size} episodes a step, not {size['prompts']}")
         loaded = time.perf_counter() - START
         clock.times = [time.perf_counter()]
         trainer.train()

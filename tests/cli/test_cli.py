@@ -79,7 +79,7 @@ def test_the_whole_way_from_rankings_to_an_exported_model(workplace: Path, manne
                         "evaluate_every=1", "evaluate_prompts=3", *TINY))  # fmt: skip
     assert ppo.code == 0, ppo.err
     assert ppo.json["step"] == 1
-    evaluated = manners("evaluate", "runs/ppo", "--json", *sets("max_tokens=6"))
+    evaluated = manners("evaluate", "policy", "runs/ppo", "--json", *sets("max_tokens=6"))
     assert {row["name"] for row in evaluated.json["rows"]} >= {"reward", "second_judge", "kl", "length"}
     assert manners("report", "runs/ppo").out.strip().endswith("report.html")
     page = Path("runs/ppo/report.html").read_text(encoding="utf-8")
@@ -185,7 +185,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(manners: Any) -> None:
     )
     one_line(manners("score", "text"), "--reward")
     one_line(manners("export", "tiny", "out"), "tiny")
-    one_line(manners("evaluate", "tiny"), "tiny", "not a run")
+    one_line(manners("evaluate", "policy", "tiny"), "tiny", "not a run")
     one_line(manners("pairs", "--db", "other.db"), "other.db")
     assert not Path("runs/sft/checkpoints").exists()
     assert not Path("out").exists()

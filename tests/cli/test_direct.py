@@ -50,7 +50,7 @@ def test_from_pairs_to_a_report_with_answers_before_and_after() -> None:
     assert told["n_pairs"] == 4
     lineage = read_json(Path("run/lineage.json"))
     assert (lineage["kind"], set(lineage["made_from"])) == ("dpo", {"data", "model"})
-    done = CliRunner().invoke(app, ["evaluate", "run", "--set", "max_tokens=4", "--json"])
+    done = CliRunner().invoke(app, ["evaluate", "policy", "run", "--set", "max_tokens=4", "--json"])
     assert done.exception is None
     evaluation = read_json(Path("run/evaluation.json"))
     assert evaluation["rows"][0]["label"] == "Reward (a judge that training never asked)"

@@ -1,4 +1,4 @@
-"""`manners evaluate` is a group, and yet `manners evaluate RUN` means a policy."""
+"""`manners evaluate` is a group, and yet `manners evaluate MODEL` means a card, and with --data a policy on held-out prompts."""
 
 from __future__ import annotations
 
@@ -47,9 +47,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nowhere",), ("policy", "nowhere"), ("--split", "test", "nowhere"), ("nowhere", "--json")]
+    "arguments",
+    [
+        ("policy", "nowhere"),
+        ("--split", "test", "nowhere"),
+        ("nowhere", "--data", "pairs"),
+        ("nowhere", "--json", "--data=pairs"),
+    ],
 )
-def test_a_run_means_a_policy_with_or_without_the_word(arguments: tuple[str, ...]) -> None:
+def test_held_out_prompts_mean_a_policy_with_or_without_the_word(arguments: tuple[str, ...]) -> None:
     Path("pairs").mkdir()
     Path("pairs/test.jsonl").write_text("", encoding="utf-8")
     result = manners("evaluate", *arguments)
@@ -57,10 +63,17 @@ def test_a_run_means_a_policy_with_or_without_the_word(arguments: tuple[str, ...
     assert "nowhere is not a run directory" in said(result)
 
 
+@pytest.mark.parametrize(
+    "arguments", [("./nowhere",), ("card", "./nowhere"), ("--against", "tiny-random", "./nowhere")]
+)
+def test_a_model_means_a_card_with_or_without_the_word(arguments: tuple[str, ...]) -> None:
+    assert "model './nowhere' does not exist" in said(manners("evaluate", *arguments))
+
+
 def test_help_names_what_can_be_evaluated() -> None:
     result = manners("evaluate", "--help")
     assert result.exit_code == 0
-    assert all(word in result.output for word in ("policy", "overoptimisation"))
+    assert all(word in result.output for word in ("card", "policy", "overoptimisation"))
     assert "--split" in manners("evaluate", "policy", "--help").output
 
 

@@ -53,7 +53,7 @@ def test_from_prompts_to_a_report_an_export_and_a_conversation() -> None:
     assert "value_loss" not in told
     lineage = read_json(Path("run/lineage.json"))
     assert (lineage["kind"], set(lineage["made_from"])) == ("grpo", {"data", "model"})
-    rows = json.loads(call("evaluate", "run", "--set", "max_tokens=4", "--json").splitlines()[-1])["rows"]
+    rows = json.loads(call("evaluate", "policy", "run", "--set", "max_tokens=4", "--json").splitlines()[-1])["rows"]
     assert rows[0]["label"] == "Reward (the judge that was optimised)"
     assert call("report", "run").strip().endswith("report.html")
     page = Path("run/report.html").read_text(encoding="utf-8")

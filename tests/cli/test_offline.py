@@ -58,7 +58,7 @@ def test_from_pairs_to_an_evaluation_a_report_and_a_chat() -> None:
     assert {"td_loss", "value_loss", "conservative_loss", "cloning_loss", "heldout_reward", "heldout_kl"} <= set(told)
     lineage = read_json(Path("run/lineage.json"))
     assert (lineage["kind"], set(lineage["made_from"])) == ("ilql", {"data", "model"})
-    rows = json.loads(manners("evaluate", "run", "--json", sets=("max_tokens=4",)))["rows"]
+    rows = json.loads(manners("evaluate", "policy", "run", "--json", sets=("max_tokens=4",)))["rows"]
     assert {row["name"] for row in rows} >= {"reward", "kl", "length"}
     assert Path(manners("report", "run").strip()).exists()
     facts = read_json(Path("run/checkpoints/best/manners.json"))

@@ -15,12 +15,12 @@ from manners.cli.app import app
 from manners.errors import MannersError
 from manners.feedback.assign import Desk
 from manners.feedback.batch import BatchSettings, Mode
-from manners.feedback.exports import EXPORTS
+from manners.feedback.exports import EXPORTS, rewardbench_row
 from manners.feedback.label_studio import PAIRWISE_CONFIG, RANKER_CONFIG
 from manners.feedback.people import People
 from manners.feedback.store import Store
 from manners.feedback.submissions import Answer, submit
-from manners.records import Completion, Judgement, Message, Prompt, Ranking, Source
+from manners.records import Completion, Judgement, Message, Pair, Prompt, Ranking, Source
 
 PROMPT = Prompt(
     (Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "Where is Oslo?")), category="places"
@@ -164,6 +164,21 @@ def test_the_hugging_face_layout_by_keys_and_types(store: Store) -> None:
         assert [m["role"] for m in line["prompt"]] == ["user", "assistant", "user"]
         assert [m["role"] for m in (*line["chosen"], *line["rejected"])] == ["assistant", "assistant"]
     assert {line["rejected"][0]["content"] for line in lines} == {TEXTS[0], TEXTS[2]}
+
+
+def test_rewardbench_reads_whole_conversations_in_turns_of_user_and_assistant(store: Store) -> None:
+    judge(store, "ana", [[1], [0, 2]])
+    rows = [json.loads(line) for line in EXPORTS["rewardbench.jsonl"].lines(store, "")]
+    talk = [{"role": m.role, "content": m.content} for m in PROMPT.messages]
+    assert rows == [
+        {"prompt": "Where is Oslo?", "chosen": [*talk, {"role": "assistant", "content": TEXTS[1]}],
+         "rejected": [*talk, {"role": "assistant", "content": TEXTS[place]}], "subset": "places", "id": number}
+        for number, place in enumerate((0, 2))
+    ]  # fmt: skip
+    brief = Prompt((Message("system", "Be brief."), Message("user", "Hi")))
+    row = rewardbench_row(Pair(brief, Completion(brief.id, "a"), Completion(brief.id, "b")), 3)
+    assert [m["role"] for m in row["chosen"]] == ["user", "assistant"]
+    assert row["rejected"][0]["content"] == "Be brief.\n\nHi"
 
 
 @pytest.mark.parametrize("name", EXPORTS)

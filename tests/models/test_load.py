@@ -13,7 +13,9 @@ from tiny import KINDS, save_tiny, shake, tiny_model, tiny_trunk
 from torch import Tensor
 
 from manners.errors import MannersError
+from manners.models import load
 from manners.models.load import checkpoint_folder, lineage_of, load_trunk
+from manners.models.quantised import BaseBits
 from manners.models.trunk import Trunk
 from manners.runs import write_json
 
@@ -267,3 +269,59 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     base = str(save_tiny(tmp_path / "gpt2", "gpt2"))
     write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": base})
     assert "does not fit" in refuses(folder)
+
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+def with_bitsandbytes(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    monkeypatch.setattr(load.importlib.util, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(load, "pick_dtype", lambda _: torch.bfloat16)
+
+
+@pytest.mark.parametrize(("bits", "device", "installed"), [("full", CUDA, True), (8, CPU, True), (4, CUDA, False)])
+def test_the_trunk_rounds_the_base_itself_unless_bitsandbytes_can(
+    bits: BaseBits, device: torch.device, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_bitsandbytes(monkeypatch, installed)
+    assert load.bitsandbytes_settings(bits, device) == {}
+
+
+def test_bitsandbytes_is_asked_for_as_many_bits_as_were_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bitsandbytes(monkeypatch, True)
+    eight, four = (load.bitsandbytes_settings(bits, CUDA) for bits in (8, 4))
+    assert eight["device_map"] == four["device_map"] == {"": CUDA}
+    assert (eight["quantization_config"].load_in_8bit, eight["quantization_config"].load_in_4bit) == (True, False)
+    config = four["quantization_config"]
+    assert (config.load_in_8bit, config.load_in_4bit) == (False, True)
+    assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_device_and_number_type_are_what_the_machine_does_well(computes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: computes and not including_emulation
+    )
+    assert load.pick_device().type == "cuda"
+    assert load.pick_dtype(CUDA) == (torch.bfloat16 if computes else torch.float32)
+    assert load.pick_dtype(CPU) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert load.pick_device() == CPU
+
+
+def test_attention_of_rows_without_a_pack_is_causal_without_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    # only such a call may be served by a flash kernel
+    trunk = load_trunk("tiny-random", 2)
+    assert trunk.model.config._attn_implementation == "sdpa"
+    asked: list[tuple[Tensor | None, bool]] = []
+    real: Any = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any) -> Tensor:
+        asked.append((attn_mask, is_causal))
+        return real(*args, attn_mask=attn_mask, is_causal=is_causal, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    trunk.hidden(torch.randn(2, 5, trunk.width))
+    assert asked == [(None, True)] * 2

@@ -229,9 +229,9 @@ def test_on_another_base_members_share_one_trunk_of_their_own(base: Path, monkey
     folder, opinions = saved(base)
     loaded: list[str] = []
 
-    def counted(name: str, *arguments: Any) -> Trunk:
+    def counted(name: str, *arguments: Any, **settings: Any) -> Trunk:
         loaded.append(name)
-        return load_trunk(name, *arguments)
+        return load_trunk(name, *arguments, **settings)
 
     monkeypatch.setattr("manners.rewards.model.load_trunk", counted)
     other = tiny_trunk("gpt2", 2)
@@ -246,9 +246,9 @@ def test_judges_trained_apart_on_different_bases_are_an_ensemble(base: Path, mon
     folders = [saved_alone(base, 0), saved_alone(other, 1), saved_alone(base, 2)]
     loaded: list[str] = []
 
-    def counted(name: str, *arguments: Any) -> Trunk:
+    def counted(name: str, *arguments: Any, **settings: Any) -> Trunk:
         loaded.append(name)
-        return load_trunk(name, *arguments)
+        return load_trunk(name, *arguments, **settings)
 
     monkeypatch.setattr("manners.rewards.model.load_trunk", counted)
     trunk = load_trunk(str(base), 2)

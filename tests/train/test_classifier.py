@@ -29,6 +29,7 @@ from transformers import (
 
 from manners.config import load_config
 from manners.errors import MannersError
+from manners.models import recompute
 from manners.records import Completion, Prompt
 from manners.rewards.classifier import ClassifierScorer
 from manners.runs import Run, read_json
@@ -231,6 +232,28 @@ def test_dropout_is_off_unless_asked_for(tmp_path: Path) -> None:
     # With one step, the loss is that of the untouched base: without dropout that of the forward pass in eval mode.
     assert abs(losses[0] - math.log(2)) < 0.1
     assert abs(losses[0] - losses[1]) > 1e-4
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_layers_computed_again_give_the_same_run(
+    dropout: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Any] = []
+    real = recompute.checkpoint
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        computed.append(args[0])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(recompute, "checkpoint", watched)
+    found = []
+    for again in (False, True):
+        settings = config(base(tmp_path / f"base {again}"), epochs=1, gradient_checkpointing=again, dropout=dropout)
+        run = start(tmp_path / f"run {again}", settings)
+        train_classifier(settings, toy_texts(40), run)
+        found.append([row["loss"] for row in run.metrics() if "loss" in row])
+        assert bool(computed) is again
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 def test_the_first_loss_is_the_weighted_mean_over_the_texts(tmp_path: Path) -> None:

@@ -178,6 +178,14 @@ def test_better_tokens_are_cloned_more() -> None:
     assert found.parts["cloning_loss"].tolist() == [pytest.approx([6.0, 2 / 3])]
 
 
+def test_with_what_answers_earned_the_answers_that_earned_more_are_cloned_more() -> None:
+    seen = replace_logps(seen_of([[0.0, 0.0], [0.5, 0.5]], [2, 2], targets=[[9.0, 9.0], [9.0, 9.0]]), [[-2.0] * 2] * 2)
+    config = ILQLConfig(cloning_beta=math.log(4), cloning_advantage="target", lam=1.0, gamma=1.0, cloning_cap=3.0)
+    found = ilql_objective(seen, torch.tensor([[0.0, -0.5], [0.0, 1.5]]), config)
+    # earned −0.5 above a value of 0: 4^(−1/2); 1.5 above one of 0.5: 4, but the cap is 3
+    assert found.parts["cloning_loss"].tolist() == [pytest.approx([1.0, 1.0]), pytest.approx([6.0, 6.0])]
+
+
 def replace_logps(seen: ilql.Seen, logps: list[list[float]]) -> ilql.Seen:
     return seen._replace(logps=torch.tensor(logps))
 
@@ -252,6 +260,19 @@ def test_the_model_s_own_answers_are_added_and_judged(tmp_path: Path) -> None:
     assert len({c.text for one in rows for c in one.completions[-3:]}) > 6
     with pytest.raises(ValueError, match="name a judge"):
         ILQLConfig(own_answers=1)
+
+
+def test_without_the_judged_answers_it_learns_from_its_own_alone(tmp_path: Path) -> None:
+    judge = ScorerConfig(function="test_ilql:vowels")
+    own = {"own_answers": 3, "judged_answers": False}
+    run, _ = learn(tmp_path / "run", scorers=Scorers(VOWELS, None), reward=judge, **own)
+    rows = read_answers(run.path / "answers.jsonl")
+    assert {one.prompt for one in rows} == {one.prompt for one in DATA}
+    given = {c.id for one in DATA for c in one.completions}
+    assert [len(one.completions) for one in rows] == [3] * len(DATA)
+    assert not given & {c.id for one in rows for c in one.completions}
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        ILQLConfig(judged_answers=False)
 
 
 def test_without_rewards_and_judge_there_is_nothing_to_learn(tmp_path: Path) -> None:

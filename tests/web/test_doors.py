@@ -37,6 +37,7 @@ LEAST: dict[str, Role] = {
     "GET /exports": "reviewer",
     "GET /exports/{name}": "reviewer",
     "GET /account/data.json": "annotator",
+    "GET /constitution": "reviewer",
     "GET /review": "reviewer",
     "GET /review/{batch_id}": "reviewer",
     "GET /review/{batch_id}/{item_id}": "reviewer",

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import manners
-from manners.cli import collect, evaluate, train, use
+from manners.cli import collect, constitution, evaluate, train, use
 from manners.cli.options import ConfigFile, Data, RunFolder, Sets
 from manners.cli.talk import give
 from manners.config import load_config
@@ -55,5 +55,6 @@ def compare(
 
 app.add_typer(collect.app)
 app.add_typer(train.app, name="train")
+app.add_typer(constitution.app, name="constitution")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(use.app)

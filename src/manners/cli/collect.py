@@ -76,6 +76,10 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one", min=0, max=65535)] = 8420,
     public_url: Annotated[str, typer.Option(help="address that people open, behind a proxy: https://...")] = "",
+    revisions: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="a run of `manners constitution revise` that reviewers may read at /constitution"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The feedback app: people rank answers in a browser."""
@@ -91,7 +95,7 @@ def serve(
         if served.admin_link:
             typer.echo(f"There is no admin yet. Become it with this link, within a day: {served.admin_link}")
 
-    serving.serve(db, host, port, public_url, ready)
+    serving.serve(db, host, port, public_url, ready, revisions)
 
 
 @app.command()

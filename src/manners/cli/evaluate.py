@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from manners.cli import card, gate, harness, overlap, reward_bench
 from manners.cli.data import read_split
 from manners.cli.options import ConfigFile, Data, Json, Replace, RunFolder, Sets
 from manners.cli.talk import give, table, track
@@ -16,15 +17,26 @@ from manners.feedback import pairs as pairing
 from manners.runs import Run
 
 
-class _PolicyByDefault(TyperGroup):
-    """What names no command is an argument of `policy`: `manners evaluate RUN` is `manners evaluate policy RUN`."""
+class _CardByDefault(TyperGroup):
+    """What names no command is an argument of `card`: `manners evaluate MODEL` is `manners evaluate card MODEL`. With --data or --split,
+    which ask for held-out prompts, it is one of `policy`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = not args or args[0] in {*self.commands, *ctx.help_option_names}
-        return super().parse_args(ctx, args if named else ["policy", *args])
+        held_out = any(arg.partition("=")[0] in ("--data", "--split") for arg in args)
+        return super().parse_args(ctx, args if named else ["policy" if held_out else "card", *args])
 
 
-app = typer.Typer(cls=_PolicyByDefault, no_args_is_help=True, help="Evaluate: RUN (or policy RUN), overoptimisation.")
+app = typer.Typer(
+    cls=_CardByDefault,
+    no_args_is_help=True,
+    help="Evaluate MODEL (or card MODEL): the behaviour card. And what the commands below measure.",
+)
+app.command("card")(card.card)
+app.command("reward")(reward_bench.reward)
+app.command("gate")(gate.gate)
+app.command("overlap")(overlap.overlap)
+app.command("tasks")(harness.tasks)
 
 
 @app.command()

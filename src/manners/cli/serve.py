@@ -6,9 +6,11 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 
+from manners.constitution.steps import read_steps
 from manners.errors import MannersError
 from manners.feedback.people import People
 from manners.feedback.store import Store
@@ -24,14 +26,19 @@ class Served:
     warning: str
 
 
-def serve(db: str, host: str, port: int, public_url: str, ready: Callable[[Served], None]) -> None:
+def serve(
+    db: str, host: str, port: int, public_url: str, ready: Callable[[Served], None], revisions: Path | None = None
+) -> None:
     """Serve the store at `db` until interrupted. `ready` is told the address once the port is taken; port 0 takes a free one.
+    `revisions`: a run of critique and revision that reviewers may read.
 
     Raises MannersError when the store or the port cannot be had.
     """
+    if revisions is not None:
+        read_steps(revisions)  # what is no such run is told now, and not to who opens the page
     with Store.open(db) as store, _listening(host, port) as listening:
         url = public_url or f"http://{_shown(host)}:{listening.getsockname()[1]}"
-        settings = WebSettings(public_url=url)
+        settings = WebSettings(public_url=url, revisions=revisions)
         app = create_app(store, settings)
         token = People(store).first_admin()
         server = uvicorn.Server(

@@ -54,14 +54,14 @@ def give(value: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on stdout."""
-    drawn = Table(title=title, title_justify="left")
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, aside: bool = False) -> None:
+    """A table on stdout, or `aside`, on stderr, where stdout holds the same as data."""
+    drawn = Table(title=escape(title), title_justify="left")
     for column in columns:
         drawn.add_column(column)
     for row in rows:
         drawn.add_row(*(escape(str(cell)) for cell in row))
-    out = Console(soft_wrap=False)
+    out = Console(soft_wrap=False, stderr=aside)
     if not out.is_terminal:
         out.width = max(out.width, WIDE)
     out.print(drawn)

@@ -3,6 +3,7 @@
 judgements.jsonl   our own: `manners import` reads it back, ids and all
 submissions.jsonl  everything that was said, superseded and skipped ones too, with order, seed, ratings, flags and times
 preference.jsonl   prompt, chosen, rejected as messages: what TRL and `datasets` read
+rewardbench.jsonl  prompt as text, chosen and rejected as whole conversations, subset: what `rewardbench --load_json` reads
 thumbs.jsonl       prompt, completion, label: one answer a line, for KTO
 demonstrations.jsonl  prompt, completion: preferred and written answers, for supervised fine-tuning
 pairs.csv          for spreadsheets
@@ -28,7 +29,7 @@ from manners.feedback.pairs import demonstrations, pairs_of
 from manners.feedback.remarks import NOTE
 from manners.feedback.store import Store
 from manners.feedback.tables import RANKINGS, REMARKS, SETTLEMENTS, SUBMISSIONS
-from manners.records import Completion, Judgement, Prompt
+from manners.records import Completion, Judgement, Pair, Prompt
 
 _JSONL = "application/jsonl; charset=utf-8"
 _JSON = "application/json; charset=utf-8"
@@ -114,6 +115,29 @@ def _preference_lines(store: Store, batch_id: str) -> Iterator[str]:
             yield _line({**preference_row(pair.prompt, pair.chosen, pair.rejected), **more})
 
 
+def rewardbench_row(pair: Pair, number: int) -> dict[str, Any]:
+    """One pair as rewardbench reads a local file: the conversation stands in both answers, and the prompt is a text."""
+    before = _without_system(_messages(pair.prompt))
+    chosen, rejected = (
+        [*before, {"role": "assistant", "content": answer.text}] for answer in (pair.chosen, pair.rejected)
+    )
+    rest = {"subset": pair.prompt.category, "id": number}
+    return {"prompt": pair.prompt.text, "chosen": chosen, "rejected": rejected, **rest}
+
+
+def _rewardbench_lines(store: Store, batch_id: str) -> Iterator[str]:
+    pairs = (pair for judgement in current(store, batch_id) for pair in pairs_of(judgement))
+    return (_line(rewardbench_row(pair, number)) for number, pair in enumerate(pairs))
+
+
+def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same with a system message in front of the first user's: rewardbench tells turns by their place, user and assistant by turns."""
+    if messages[0]["role"] != "system" or len(messages) == 1:
+        return messages
+    first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+    return [first, *messages[2:]]
+
+
 def _thumb_lines(store: Store, batch_id: str) -> Iterator[str]:
     """Thumbs as they were given; in the other modes nobody said good or bad of a single answer, so they give no lines."""
     judged = dict(_current(store, batch_id))
@@ -190,6 +214,7 @@ EXPORTS: Mapping[str, Export] = {
         "everything that was said, with order, seed, ratings, flags and times", _JSONL, _submission_lines
     ),
     "preference.jsonl": Export("prompt, chosen, rejected: Hugging Face, TRL", _JSONL, _preference_lines),
+    "rewardbench.jsonl": Export("pairs as whole conversations: rewardbench --load_json", _JSONL, _rewardbench_lines),
     "thumbs.jsonl": Export("prompt, completion, label: for KTO, from batches of mode thumbs", _JSONL, _thumb_lines),
     "demonstrations.jsonl": Export("prompt, completion: preferred and written answers", _JSONL, _demonstration_lines),
     "argilla.json": Export("records for Argilla, with a ranking question", _JSON, _argilla_lines),

@@ -57,11 +57,38 @@ class LoRALinear(nn.Module):
         return change.T if self.transposed else change
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
-        if self.active is None:
-            return y
-        low = nn.functional.linear(x, self.a[self.active].to(x.dtype))
-        return y + nn.functional.linear(low, self.b[self.active].to(x.dtype)) * self.scale[self.active]
+        name = self.active
+        if name is None:
+            return self.base(x)
+        weight = self.base.weight.T if self.transposed else self.base.weight
+        return _LowRank.apply(x, weight, self.base.bias, self.a[name], self.b[name], self.scale[name])
+
+
+class _LowRank(torch.autograd.Function):
+    """x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ, where only x, A and B may have gradients.
+
+    One function, because the low-rank part is then added in place, forward and backward: nothing as wide as the layer is written twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        flat, a, b = x.reshape(-1, x.shape[-1]), a.to(x.dtype), b.to(x.dtype)
+        low = flat @ a.T
+        y = nn.functional.linear(flat, weight, bias).addmm_(low, b.T, alpha=scale)
+        ctx.save_for_backward(flat, weight, a, b, low)
+        ctx.scale = scale
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        flat, weight, a, b, low = ctx.saved_tensors
+        wide = gradients[0].reshape(-1, weight.shape[0])
+        narrow = (wide @ b).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (wide @ weight).addmm_(narrow, a).view(*gradients[0].shape[:-1], -1)
+        of_a, of_b = narrow.T @ flat, (wide.T @ low).mul_(ctx.scale)
+        return of_x, None, None, of_a, of_b, None
 
 
 class Adapters:

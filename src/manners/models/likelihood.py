@@ -30,6 +30,7 @@ def continuation_logprobs(
     adapter: str | None,
     rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
     *,
+    temperature: float = 1.0,
     max_tokens: int = 12_288,
     track: Track = untracked,
     what: str = "asking the model",
@@ -43,7 +44,7 @@ def continuation_logprobs(
     lengths = torch.tensor([len(context) + sum(map(len, continuations)) for context, continuations in rows])
     for part in track(split_by_tokens(lengths, max_tokens) if rows else [], what):
         packed = pack_rows([rows[i] for i in part.tolist()]).to(trunk.device)
-        logps = packed_logps(trunk, adapter, packed, trunk.states(packed))
+        logps = packed_logps(trunk, adapter, packed, trunk.states(packed), temperature=temperature)
         for i, row in zip(part.tolist(), logps, strict=True):
             found[i] = row[: len(rows[i][1])].float().cpu()
     return [found[i] for i in range(len(rows))]

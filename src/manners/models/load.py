@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 
 from manners.errors import MannersError
 from manners.models.adapters import merge_adapter, read_adapter_config
+from manners.models.quantised import BaseBits
 from manners.models.starter import starter
 from manners.models.tiny import tiny_llama, tiny_tokenizer
 from manners.models.trunk import TrainLayers, Trunk
@@ -22,19 +24,25 @@ def load_trunk(
     *,
     device: str = "auto",
     trust_remote_code: bool = False,
+    gradient_checkpointing: bool = False,
+    base_bits: BaseBits = "full",
     say: Callable[[str], None] = lambda _: None,
 ) -> Trunk:
     """The model as a frozen trunk with room for adapters on its top `train_layers` layers.
 
     `model`: "starter", "tiny-random" (random weights, see models/tiny.py), a folder with a Hugging Face checkpoint, a run or
-    checkpoint of ours (its adapters are merged into the base), or a Hub id. Weights are read from safetensors only. Raises
-    MannersError for whatever cannot be loaded.
+    checkpoint of ours (its adapters are merged into the base), or a Hub id. Weights are read from safetensors only. `base_bits` 8
+    or 4 rounds the base, with what was merged into it. Raises MannersError for whatever cannot be loaded.
     """
     base, adapters = lineage_of(model)
-    loaded, tokenizer = _load_plain(base, device, trust_remote_code, say)
+    place = pick_device() if device == "auto" else torch.device(device)
+    how = {} if adapters else bitsandbytes_settings(base_bits, place)  # nothing can be merged into its weights
+    loaded, tokenizer = _load_plain(base, place, trust_remote_code, how, say)
     for folder in adapters:
         merge_adapter(loaded, folder)
-    return Trunk(loaded, tokenizer, train_layers, name=model)
+    return Trunk(
+        loaded, tokenizer, train_layers, model, gradient_checkpointing=gradient_checkpointing, base_bits=base_bits
+    )
 
 
 def lineage_of(model: str) -> tuple[str, list[Path]]:
@@ -70,7 +78,10 @@ def checkpoint_folder(model: str) -> Path | None:
     return None
 
 
-def _load_plain(base: str, device: str, trust_remote_code: bool, say: Callable[[str], None]) -> tuple[Any, Any]:
+def _load_plain(
+    base: str, place: torch.device, trust_remote_code: bool, how: dict[str, Any], say: Callable[[str], None]
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a checkpoint, on `place`; `how`: more that `from_pretrained` is told."""
     if base == "tiny-random":
         tokenizer = tiny_tokenizer()
         return tiny_llama(len(tokenizer)), tokenizer
@@ -82,14 +93,13 @@ def _load_plain(base: str, device: str, trust_remote_code: bool, say: Callable[[
         raise MannersError(
             f"model {source!r} does not exist; give a folder, a Hub id such as owner/name, 'starter' or 'tiny-random'"
         )
-    place = pick_device() if device == "auto" else torch.device(device)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=pick_dtype(place), use_safetensors=True, trust_remote_code=trust_remote_code,
-            output_loading_info=True,
+            output_loading_info=True, **how,
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -99,7 +109,7 @@ def _load_plain(base: str, device: str, trust_remote_code: bool, say: Callable[[
             f"model {source!r} is not a whole causal language model: {len(report['missing_keys'])} weights are missing,"
             f" among them {sorted(report['missing_keys'])[0]}; use a checkpoint of this architecture"
         )
-    return model.to(place), tokenizer
+    return model if how else model.to(place), tokenizer
 
 
 def pick_device() -> torch.device:
@@ -115,3 +125,19 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float32
+
+
+def bitsandbytes_settings(bits: BaseBits, device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told so that bitsandbytes holds the base in `bits` bits on a CUDA device, where it is installed; else
+    nothing: the trunk rounds the base itself."""
+    if bits == "full" or device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:  # NF4: Dettmers et al. 2023 (arXiv 2305.14314)
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=pick_dtype(device)
+        )
+    return {"quantization_config": config, "device_map": {"": device}}

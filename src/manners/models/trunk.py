@@ -14,6 +14,7 @@ import copy
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -25,6 +26,9 @@ from transformers.pytorch_utils import Conv1D
 from manners.batches import TokenBatch, pad_rows
 from manners.errors import MannersError
 from manners.models.adapters import Adapters, LoRALinear
+from manners.models.lean import Attended, LeanLayer, fits
+from manners.models.quantised import PLAIN, BaseBits, SeparateAdapters, SeparateLoRA, quantise
+from manners.models.recompute import recomputed, recomputing
 from manners.ops.logprobs import token_logprobs
 
 TrainLayers = int | Literal["all"]
@@ -106,10 +110,27 @@ class Predicted(NamedTuple):
 
 
 class Trunk(nn.Module):
-    """A Hugging Face causal language model with adapters from its branch up. Its own weights never change."""
+    """A Hugging Face causal language model with adapters from its branch up. Its own weights never change.
 
-    def __init__(self, model: Any, tokenizer: Any, train_layers: TrainLayers = "all", name: str = "") -> None:
+    `gradient_checkpointing`: the layers from the branch up are computed again in the backward pass (models/recompute.py).
+    `base_bits`: 8 or 4 rounds the linear layers of `model` to so many bits a weight, in place (models/quantised.py). `lean`: a
+    Llama-like model is computed by models/lean.py where that knows how.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        train_layers: TrainLayers = "all",
+        name: str = "",
+        *,
+        gradient_checkpointing: bool = False,
+        base_bits: BaseBits = "full",
+        lean: bool = True,
+    ) -> None:
         super().__init__()
+        if base_bits != "full":
+            quantise(model, base_bits)
         self.model = model.requires_grad_(False).eval()  # eval: no dropout anywhere, in sampling and updates alike
         self.tokenizer = tokenizer
         self.name = name
@@ -125,9 +146,17 @@ class Trunk(nn.Module):
         self.layers = tuple(self._layers)
         self.train_layers = train_layers
         self.branch = 0 if train_layers == "all" else depth - train_layers
-        self.adapters = Adapters(_wrap(model, self._layers, self.branch))
+        self.base_bits = base_bits
+        wrapped = _wrap(model, self._layers, self.branch)
+        plain = all(type(layer.base) in PLAIN for layer in wrapped.values())
+        self.adapters = Adapters(wrapped) if plain else SeparateAdapters(wrapped)
+        lean = lean and plain and fits(self._decoder, self._layers)
+        self._again = gradient_checkpointing
+        self._lean = [LeanLayer.of(layer, self._decoder.config) for layer in self._layers] if lean else []
+        self._merged: list[tuple[Tensor, ...]] = []
         self._below = _slice(self._decoder, self._layers, self._norm, 0, self.branch, takes_states=False)
-        self._above = _slice(self._decoder, self._layers, self._norm, self.branch, depth, takes_states=True)
+        self._above = _slice(self._decoder, self._layers, self._norm, self.branch, depth, takes_states=True,
+                             again=gradient_checkpointing)  # fmt: skip
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -166,6 +195,8 @@ class Trunk(nn.Module):
         """States [B, T, H] at the branch for tokens [B, T] (right-padded) or for packed rows. No gradient, no adapter."""
         ids = tokens.tokens if isinstance(tokens, Packed) else tokens
         with self.adapters.using(None):
+            if self._lean:
+                return self._pass(self._lean[: self.branch], self._decoder.get_input_embeddings()(ids), tokens)
             return _run(self._below, tokens, input_ids=ids)
 
     def hidden(self, states: Tensor, packed: Packed | None = None) -> Tensor:
@@ -174,7 +205,35 @@ class Trunk(nn.Module):
         Without `packed` the rows are plain right-padded sequences and causal attention needs no mask: no real token is ever
         behind padding.
         """
+        if self._lean:
+            return self._normed(self._pass(self._lean[self.branch :], states, packed))
         return _run(self._above, packed, inputs_embeds=states)
+
+    def _pass(self, layers: Sequence[LeanLayer], states: Tensor, tokens: Tensor | Packed | None) -> Tensor:
+        """States [B, T, H] behind `layers`."""
+        batch, length = states.shape[:2]
+        if isinstance(tokens, Packed):
+            seen = self._attended(states, tokens.positions, tokens.attention)
+        else:
+            seen = self._attended(states, torch.arange(length, device=states.device).expand(batch, -1), None)
+        flat = states.reshape(batch * length, -1)
+        for layer in layers:
+            flat = (recomputing(layer, layer.adapted) if self._again else layer)(flat, seen)
+        return flat.view(batch, length, -1)
+
+    def _attended(self, states: Tensor, positions: Tensor, attention: Tensor | None) -> Attended:
+        cosines, sines = self._decoder.rotary_emb(states, position_ids=positions)
+        # as numbers once, and not once per layer
+        mask = (
+            None
+            if attention is None
+            else torch.zeros_like(attention, dtype=states.dtype).masked_fill_(~attention, -math.inf)
+        )
+        return Attended(cosines[:, :, None], sines[:, :, None], mask)
+
+    def _normed(self, states: Tensor) -> Tensor:
+        found: Tensor = self._decoder.get_submodule(self._norm)(states)
+        return found
 
     def predict(
         self, batch: TokenBatch | Packed, states: Tensor, *, temperature: float = 1.0, entropy_gradient: bool = False
@@ -201,7 +260,47 @@ class Trunk(nn.Module):
         for name, layer in self.adapters.layers.items():
             parent, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(parent), leaf, layer.base)
+        for layer in self.model.modules():  # lean layers left views of wider tensors, which no checkpoint holds
+            if isinstance(layer, nn.Linear) and not layer.weight.is_contiguous():
+                layer.weight = nn.Parameter(layer.weight.detach().contiguous(), requires_grad=False)
         return self.model
+
+    @contextlib.contextmanager
+    def merged(self, name: str | None) -> Iterator[None]:
+        """Within the block `forward_cached` computes with the adapter `name` merged into the weights; the base is left as it is."""
+        if self._lean:
+            with torch.no_grad():
+                self._merged = [layer.merged(name) for layer in self._lean]
+            try:
+                yield
+            finally:
+                self._merged = []
+        else:
+            with self.adapters.merged(name):
+                yield
+
+    def forward_cached(self, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
+        """Final hidden states and states at the branch, both [B, T, H], of new tokens [B, T] behind those in `cache`, within `merged`.
+
+        attention [B, 1, T, seen] bool; positions [B, T]. Without gradient.
+        """
+        if self._lean:
+            return self._steps(tokens, attention, positions, cache)
+        with self.watch_branch() as branch:
+            hidden: Tensor = self._decoder(
+                input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=True, **{self._cache_name: cache}
+            ).last_hidden_state  # fmt: skip
+        return hidden, branch.states
+
+    def _steps(self, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
+        x = self._decoder.get_input_embeddings()(tokens)
+        seen, shape = self._attended(x, positions, attention), x.shape
+        flat = at_branch = x.reshape(-1, shape[-1])
+        for number, (layer, weights) in enumerate(zip(self._lean, self._merged, strict=True)):
+            if number == self.branch:
+                at_branch = flat.clone()
+            flat = layer.step(flat, weights, seen, cache.layers[number].update)
+        return self._normed(flat.view(shape)), at_branch.view(shape)
 
     @contextlib.contextmanager
     def watch_branch(self) -> Iterator[BranchWatch]:
@@ -212,20 +311,6 @@ class Trunk(nn.Module):
             yield watch
         finally:
             handle.remove()
-
-    def forward_cached(self, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """Final hidden states [B, T, H] of new tokens [B, T] behind those in `cache`, under the adapter that is on or merged.
-
-        attention [B, 1, T, seen] bool; positions [B, T].
-        """
-        hidden: Tensor = self._decoder(
-            input_ids=tokens,
-            attention_mask=attention,
-            position_ids=positions,
-            use_cache=True,
-            **{self._cache_name: cache},
-        ).last_hidden_state
-        return hidden
 
 
 class BranchWatch:
@@ -284,7 +369,7 @@ def _wrap(model: Any, layers: nn.ModuleList, branch: int) -> dict[str, LoRALinea
         for name, module in list(layer.named_modules()):
             if isinstance(module, nn.Linear | Conv1D):
                 parent, _, leaf = name.rpartition(".")
-                lora = LoRALinear(module)
+                lora = LoRALinear(module) if type(module) in PLAIN else SeparateLoRA(module)
                 setattr(layer.get_submodule(parent), leaf, lora)
                 wrapped[f"{prefix}.{number}.{name}"] = lora
     return wrapped
@@ -297,12 +382,14 @@ class _NoPositions(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
-def _slice(decoder: Any, layers: nn.ModuleList, norm: str, start: int, stop: int, takes_states: bool) -> Any:
-    """A shallow copy of the decoder that runs layers start … stop − 1 only; the weights are shared."""
+def _slice(
+    decoder: Any, layers: nn.ModuleList, norm: str, start: int, stop: int, takes_states: bool, again: bool = False
+) -> Any:
+    """A shallow copy of the decoder that runs layers start … stop − 1 only, `again` in the backward pass if so; weights are shared."""
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     name = next(key for key, module in decoder._modules.items() if module is layers)
-    part._modules[name] = nn.ModuleList(layers[start:stop])
+    part._modules[name] = nn.ModuleList(map(recomputed, layers[start:stop]) if again else layers[start:stop])
     if stop < len(layers):
         part._modules[norm] = nn.Identity()
     if takes_states and "wpe" in part._modules:

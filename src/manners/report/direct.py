@@ -37,7 +37,7 @@ def direct_verdict(evaluation: Row) -> Verdict:
     own, other = move(row_named(evaluation, "reward")), move(row_named(evaluation, "second_judge"))
     agrees = _agreement(evaluation)
     if own == "unknown":
-        why = "No judge has compared its answers with those before; `manners evaluate` does, where the config names a judge."
+        why = "No judge has compared its answers with those before; `manners evaluate policy` does, where the config names a judge."
         return Verdict("unknown", "No verdict yet.", (*agrees, why))
     judged = _WORSE if "down" in (own, other) else _SEEN.get((own, other), _MIXED)
     return Verdict(judged.tone, judged.headline, (*judged.reasons, *agrees, *kl_reasons(evaluation, None)))

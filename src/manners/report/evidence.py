@@ -38,7 +38,7 @@ class Evidence:
     @property
     def is_policy(self) -> bool:
         """Whether the run trained a policy: then an evaluation and answers belong to it."""
-        return self.kind not in ("reward", "classifier", "sft")
+        return self.kind not in ("reward", "classifier", "sft", "revise", "prefer", "judge", "constitution")
 
     @property
     def asks_a_judge(self) -> bool:

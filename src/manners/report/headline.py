@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from manners.report import guards, verdict
+from manners.report import constitution, guards, verdict
 from manners.report.curves import Steps
 from manners.report.direct import direct_signs, direct_verdict
 from manners.report.evidence import Evidence, by_step, kl_budget
@@ -20,6 +20,7 @@ KINDS = {
     "grpo": "Group method",
     "ilql": "Offline Q-learning",
     "unknown": "Run of unknown kind",
+    **constitution.KINDS,
 }
 # Why a run may end before its last step, apart from guards.
 EARLY = {"KL budget": "its KL budget was spent", "target reward": "its target reward was reached"}
@@ -65,6 +66,8 @@ def _verdict(evidence: Evidence, steps: Steps) -> verdict.Verdict:
             return verdict.classifier_verdict(evidence.evaluation)
         case "sft":
             return verdict.loss_verdict(evidence.evaluation, steps)
+        case kind if kind in constitution.KINDS:
+            return constitution.verdict(evidence)
         case "dpo" if not evidence.asks_a_judge:
             return direct_verdict(evidence.evaluation)
         case _ if evidence.evaluation.get("rows"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from manners.report import guards, judges, lineage, sections
+from manners.report import constitution, guards, judges, lineage, sections
 from manners.report.evidence import by_step, gather
 from manners.report.headline import headline
 from manners.report.markup import Html, join, tag, verbatim
@@ -35,22 +35,26 @@ def build_report(run: Run, related: Mapping[str, Run]) -> str:
     """
     evidence = gather(run)
     parts: list[Html | None] = [sections.numbers(evidence), sections.stages(evidence)]
-    if evidence.kind in judges.KINDS:
+    if evidence.kind in constitution.KINDS:
+        parts = constitution.parts(evidence, run)
+    elif evidence.kind in judges.KINDS:
         parts.append(judges.judge(evidence, "judge", "How well it judges", own=True))
     else:
         parts += [sections.categories(evidence), sections.before_and_after(evidence)]
     if evidence.asks_a_judge:
         parts.append(guards.guards(evidence.config, by_step(evidence.metrics)))
-    parts += [sections.curves(evidence), sections.rollouts(evidence), sections.time_by_phase(evidence)]
+    if evidence.kind not in constitution.KINDS:
+        parts += [sections.curves(evidence), sections.rollouts(evidence), sections.time_by_phase(evidence)]
     for place, (name, source) in enumerate(related.items()):
         found = gather(source)
         if "/" not in name and found.kind in judges.KINDS:
             parts.append(judges.judge(found, f"judge-{place}", f"The judge: {name.replace('_', ' ')}"))
     parts += [sections.made_from(evidence, lineage.tree(run, evidence, related)), sections.settings(evidence)]
-    return _document(f"{evidence.name}: {evidence.kind}", headline(evidence), join(parts))
+    return document(f"{evidence.name}: {evidence.kind}", headline(evidence), join(parts))
 
 
-def _document(title: str, top: Html, body: Html) -> str:
+def document(title: str, top: Html, body: Html) -> str:
+    """A whole page in the style of the report, which loads nothing."""
     style, scripts = (
         _own_file("styles.css") + _own_file("microscope.css"),
         [_own_file("lists.js"), _own_file("microscope.js")],

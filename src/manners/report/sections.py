@@ -40,7 +40,7 @@ def numbers(evidence: Evidence) -> Html | None:
     title = "Before and after"
     rows = mappings(evidence.evaluation.get("rows"))
     if not rows and evidence.is_policy:
-        hint = "`manners evaluate` compares the weights before and after, and writes it."
+        hint = "`manners evaluate policy` compares the weights before and after, and writes it."
         return section("numbers", title, None, missing("No answers were evaluated: nothing has an interval.", hint))
     if not rows:
         return None
@@ -203,7 +203,7 @@ def before_and_after(evidence: Evidence) -> Html | None:
         return section("answers", title, lede, answers.side_by_side(pairs))
     if not evidence.is_policy:
         return None
-    hint = "`manners evaluate` keeps the answers that it measured."
+    hint = "`manners evaluate policy` keeps the answers that it measured."
     return section("answers", title, None, missing("No answers were compared.", hint))
 
 

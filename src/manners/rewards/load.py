@@ -128,9 +128,9 @@ class ScorerConfig(JudgeConfig):
         return super().sources + tuple(source for part in self.parts for source in part.sources)
 
 
-def load_scorer(config: ScorerConfig, trunk: Trunk, adapter: str) -> Scorer:
-    """The judge that `config` names; reward models go onto `trunk` where they were trained on the same base, as `adapter` or, where
-    there are several, as adapter-0, adapter-1, …"""
+def load_scorer(config: ScorerConfig, trunk: Trunk | None, adapter: str) -> Scorer:
+    """The judge that `config` names; reward models go onto `trunk` where there is one and they were trained on the same base, as
+    `adapter` or, where there are several, as adapter-0, adapter-1, …"""
     if config.parts:
         return CombinedReward(
             [_part(part, trunk, f"{adapter}-{number}", number) for number, part in enumerate(config.parts)]
@@ -138,12 +138,12 @@ def load_scorer(config: ScorerConfig, trunk: Trunk, adapter: str) -> Scorer:
     return _judge(config, trunk, adapter)
 
 
-def _part(config: PartConfig, trunk: Trunk, adapter: str, number: int) -> Part:
+def _part(config: PartConfig, trunk: Trunk | None, adapter: str, number: int) -> Part:
     named = ", ".join(config.sources) or config.toxicity or config.function
     return Part(f"part {number} of the reward ({named})", _judge(config, trunk, adapter), config.weight, config.floor)
 
 
-def _judge(config: JudgeConfig, trunk: Trunk, adapter: str) -> Scorer:
+def _judge(config: JudgeConfig, trunk: Trunk | None, adapter: str) -> Scorer:
     if config.members or (config.model and is_ensemble(Path(config.model))):
         return _ensemble(config, trunk, adapter)
     if config.model:
@@ -161,7 +161,7 @@ def _judge(config: JudgeConfig, trunk: Trunk, adapter: str) -> Scorer:
     raise MannersError("no judge is named; set reward.model, reward.classifier or reward.function")
 
 
-def _ensemble(config: JudgeConfig, trunk: Trunk, adapter: str) -> Scorer:
+def _ensemble(config: JudgeConfig, trunk: Trunk | None, adapter: str) -> Scorer:
     if config.members:
         ensemble = RewardEnsemble.gather([Path(member) for member in config.members], trunk, adapter)
     else:

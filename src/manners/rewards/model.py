@@ -75,7 +75,7 @@ class RewardModel:
                 beside / "head.safetensors",
             )
             facts = {"role": "reward", "train_layers": self.trunk.train_layers, "read": self.read, "mean": self.mean, "std": self.std,
-                     "base": self.trunk.fingerprint}  # fmt: skip
+                     "base": self.trunk.fingerprint, "base_bits": self.trunk.base_bits}  # fmt: skip
             write_json(beside / "manners.json", facts)
 
     @classmethod
@@ -147,7 +147,7 @@ def _normalise(scores: Tensor, models: Sequence[RewardModel]) -> Tensor:
 def _own_trunk(folder: Path, facts: Mapping[str, Any]) -> Trunk:
     """The base that the reward model in `folder` was trained on, loaded anew. Raises MannersError where it has other weights now."""
     base = base_of(folder)
-    trunk = load_trunk(base, facts["train_layers"])
+    trunk = load_trunk(base, facts["train_layers"], base_bits=facts.get("base_bits", "full"))
     if trunk.fingerprint != facts["base"]:
         raise MannersError(
             f"the reward model in {folder} was trained on other weights than {base} now has; train it again"

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from manners.config import Config
 from manners.errors import MannersError
+from manners.models.recompute import recomputed
 from manners.records import content_hash
 from manners.rewards.classifier import ClassifierScorer, Row, load_tokenizer, local_checkpoint, one_line
 from manners.runs import Run, write_json, writing
@@ -58,6 +59,9 @@ class ClassifierConfig(Config):
     )
     class_weights: Literal["plain", "balanced"] = Field(
         default="plain", description="balanced: every class has the same total weight in the loss, however rare it is"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute every layer again in the backward pass: slower, for less memory"
     )
     validation: float = Field(default=0.1, gt=0, lt=1, description="share of the texts held out to measure on")
     seed: int = Field(default=0, description="of the new head, the order of the texts and dropout")
@@ -124,6 +128,8 @@ def train_classifier(
     set_seed(config.seed)
     classes, train, held_out = _split(config, texts)
     scorer = _new_classifier(config, classes, accelerator.device)
+    if config.gradient_checkpointing:
+        _compute_again(scorer.model, config)
     rows = scorer.encode([t.text for t in train])
     truncated = scorer.truncated
     targets = [classes.index(t.label) for t in train]
@@ -293,6 +299,19 @@ def _new_classifier(config: ClassifierConfig, classes: Sequence[str], device: to
     # Scoring then cuts texts where training did.
     tokenizer.model_max_length = scorer.max_length
     return scorer
+
+
+def _compute_again(model: Any, config: ClassifierConfig) -> None:
+    """Let every layer of `model` be computed again in the backward pass."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, GradientCheckpointingLayer)]
+    if not layers:
+        raise MannersError(
+            f"{config.model} has no layers that can be computed again; set gradient_checkpointing to false"
+        )
+    for name, layer in layers:
+        model.set_submodule(name, recomputed(layer, random=config.dropout))
 
 
 def _agree_on_pad(base: Any, tokenizer: Any, name: str) -> None:

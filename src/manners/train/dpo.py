@@ -27,6 +27,8 @@ from manners.learner.progress import Progress, load_progress, save_progress
 from manners.learner.randomness import seed_randomness
 from manners.models.adapters import read_tensors
 from manners.models.load import load_trunk
+from manners.models.quantised import BaseBits
+from manners.models.recompute import GradientCheckpointing
 from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.intervals import bootstrap_mean
 from manners.protocols import Scorer
@@ -131,6 +133,8 @@ class DPOConfig(Config):
     )
     log_rollouts: int = Field(6, ge=0, description="answers per look that are kept in samples.jsonl")
     save_every: int = Field(5, gt=0, description="steps between the states that a run can be resumed from")
+    gradient_checkpointing: GradientCheckpointing = False
+    base_bits: BaseBits = "full"
     trust_remote_code: bool = False
     seed: int = 0
 
@@ -181,7 +185,10 @@ def train_dpo(
     """
     if judged and isinstance(judged[0], Thumb) and config.loss != "kto":
         raise MannersError(f"loss {config.loss} learns from pairs, thumbs are for kto; set loss=kto or name pairs")
-    trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
+    trunk = trunk or load_trunk(
+        config.model, config.train_layers, trust_remote_code=config.trust_remote_code,
+        gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
+    )  # fmt: skip
     trunk.adapters.add(POLICY, rank=config.rank, alpha=config.alpha, seed=config.seed)
     clock = Clock()
     material = _material(config, trunk, judged, track)
@@ -214,7 +221,10 @@ def train_online_dpo(
     """
     if not prompts:
         raise MannersError("there are no prompts to train on")
-    trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
+    trunk = trunk or load_trunk(
+        config.model, config.train_layers, trust_remote_code=config.trust_remote_code,
+        gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
+    )  # fmt: skip
     trunk.adapters.add(POLICY, rank=config.rank, alpha=config.alpha, seed=config.seed)
     judge, second = judges or _judges(config, trunk)
     if judge is None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -29,6 +29,8 @@ from manners.learner.progress import Progress, load_progress, save_progress
 from manners.learner.randomness import seed_randomness
 from manners.losses.ilql import advantage_weights, conservative_loss, expectile_loss, td_loss
 from manners.models.load import load_trunk
+from manners.models.quantised import BaseBits
+from manners.models.recompute import GradientCheckpointing
 from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.advantages import gae
 from manners.ops.kl import k1
@@ -59,6 +61,7 @@ class ILQLConfig(Config):
     own_answers: int = Field(
         0, ge=0, description="answers of the model itself to each training prompt, put to the data; needs a judge"
     )
+    judged_answers: bool = Field(True, description="learn from the answers in the data; false: from its own alone")
     train_layers: TrainLayers = Field(8, description="adapters on the top N layers, or 'all'")
     rank: int = Field(16, gt=0, description="LoRA rank")
     alpha: float = Field(32, gt=0, description="LoRA alpha")
@@ -71,6 +74,10 @@ class ILQLConfig(Config):
     conservative_weight: float = Field(0.1, ge=0, description="of holding down tokens that the data never tried")
     cloning_weight: float = Field(1.0, ge=0, description="of the policy's log-likelihood of the data")
     cloning_beta: float = Field(0.0, ge=0, description="per reward unit: better tokens are cloned more; 0 = all alike")
+    cloning_advantage: Literal["q", "target"] = Field(
+        "q",
+        description="what is better: a higher Q than V, or a TD target (with lam 1 what the answer really earned) above V",
+    )
     cloning_cap: float = Field(20.0, gt=0, description="largest weight of a token in the cloning term")
     value_weight: float = Field(1.0, ge=0, description="of the value loss")
     target_every: int = Field(1, gt=0, description="optimizer steps between two moves of the targets")
@@ -107,6 +114,8 @@ class ILQLConfig(Config):
     )
     log_rollouts: int = Field(6, ge=0, description="answers per look that samples.jsonl keeps")
     save_every: int = Field(10, gt=0, description="optimizer steps between states that a run can be resumed from")
+    gradient_checkpointing: GradientCheckpointing = False
+    base_bits: BaseBits = "full"
     trust_remote_code: bool = False
     seed: int = 0
 
@@ -116,6 +125,8 @@ class ILQLConfig(Config):
             raise ValueError(
                 "nobody has judged the model's own answers; name a judge, reward.model, or set own_answers to 0"
             )
+        if not (self.own_answers or self.judged_answers):
+            raise ValueError("there is nothing to learn from; set own_answers, or judged_answers to true")
         return self
 
     @property
@@ -165,7 +176,10 @@ def train_ilql(
 
     `scorers`: these in place of those that the config names. `state`: the folder that `run.resume()` gave, to go on from.
     """
-    trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
+    trunk = trunk or load_trunk(
+        config.model, config.train_layers, trust_remote_code=config.trust_remote_code,
+        gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
+    )  # fmt: skip
     scorers = scorers or _scorers(config, trunk)
     clock = Clock()
     chat = Chat(trunk.tokenizer, trunk.context)
@@ -174,7 +188,8 @@ def train_ilql(
         known = read_answers(run.path / ANSWERS)  # a judge that was asked again might say something else
     else:
         seed_randomness(config.seed)
-        known = together([*answered, *own_answers(config, [one.prompt for one in together(answered)], trunk, track)])
+        own = own_answers(config, [one.prompt for one in together(answered)], trunk, track)
+        known = together([*(answered if config.judged_answers else []), *own])
     groups = tokenised(known, chat, config.max_prompt_tokens, config.max_answer_tokens)
     cached = GroupStates(trunk, groups)
     if not state:
@@ -308,7 +323,8 @@ def ilql_objective(seen: Seen, rewards: Tensor, config: ILQLConfig) -> Objective
     td = td_loss(seen.q, targets[None]).sum(0)
     value = expectile_loss(seen.values, seen.targets, tau=config.tau)
     conservative = conservative_loss(seen.q, seen.partitions).sum(0)
-    weights = advantage_weights(seen.values, seen.targets, beta=config.cloning_beta, cap=config.cloning_cap)
+    better = seen.targets if config.cloning_advantage == "q" else targets
+    weights = advantage_weights(seen.values, better, beta=config.cloning_beta, cap=config.cloning_cap)
     cloning = -weights * seen.logps
     total = td + config.value_weight * value + config.cloning_weight * cloning
     parts = {"td_loss": td, "value_loss": value, "cloning_loss": cloning}

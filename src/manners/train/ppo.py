@@ -72,7 +72,10 @@ def train_ppo(
     """
     if not prompts:
         raise MannersError("there are no prompts to train on")
-    trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
+    trunk = trunk or load_trunk(
+        config.model, config.train_layers, trust_remote_code=config.trust_remote_code,
+        gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
+    )  # fmt: skip
     judges = judges or load_judges(config, trunk)
     learner = make_learner(config, trunk, judges)
     prompts, heldout = shortened(config, trunk, prompts), shortened(config, trunk, heldout)

@@ -22,6 +22,8 @@ from manners.errors import MannersError
 from manners.learner.optimiser import Optimiser, Schedule
 from manners.models.heads import ScalarHead
 from manners.models.load import load_trunk
+from manners.models.quantised import BaseBits
+from manners.models.recompute import GradientCheckpointing
 from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.probe import choose_strength, fit_probe
 from manners.records import Judgement, Pair, Prompt
@@ -90,6 +92,8 @@ class RewardConfig(Config):
     max_prompt_tokens: int = Field(1024, gt=0, description="a longer prompt loses its beginning")
     max_tokens: int = Field(512, gt=0, description="completions are cut to this many tokens")
     micro_tokens: int = Field(4096, gt=0, description="positions with padding per forward pass")
+    gradient_checkpointing: GradientCheckpointing = False
+    base_bits: BaseBits = "full"
     trust_remote_code: bool = False
     seed: int = 0
 
@@ -127,7 +131,10 @@ def train_reward(
     `trunk`: use this one instead of loading `config.model`; it must have adapters on the same layers. `rankings`: the judgements
     that `training` comes from, where the config asks for ties or whole rankings.
     """
-    trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
+    trunk = trunk or load_trunk(
+        config.model, config.train_layers, trust_remote_code=config.trust_remote_code,
+        gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
+    )  # fmt: skip
     chat = Chat(trunk.tokenizer, trunk.context)
     told = _told(rankings, config)
     groups = group_pairs(training, chat, config.max_prompt_tokens, config.max_tokens, told)

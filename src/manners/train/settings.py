@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from manners.config import Config
 from manners.guards import DEFAULTS, Guard
 from manners.learner.optimiser import EpsPlacement, Schedule
+from manners.models.quantised import BaseBits
+from manners.models.recompute import GradientCheckpointing
 from manners.models.trunk import TrainLayers
 from manners.rewards.load import ScorerConfig
 
@@ -112,6 +114,8 @@ class OnPolicyConfig(Config):
     )
     log_rollouts: int = Field(6, ge=0, description="answers per step that the report opens token by token")
     save_every: int = Field(1, gt=0, description="steps between the states that a run can be resumed from")
+    gradient_checkpointing: GradientCheckpointing = False
+    base_bits: BaseBits = "full"
     trust_remote_code: bool = False
     seed: int = 0
 

@@ -14,6 +14,8 @@ from manners.config import Config
 from manners.errors import MannersError
 from manners.learner.optimiser import Optimiser
 from manners.models.load import load_trunk
+from manners.models.quantised import BaseBits
+from manners.models.recompute import GradientCheckpointing
 from manners.models.trunk import TrainLayers, Trunk
 from manners.records import Completion, Prompt
 from manners.runs import Run, Track, untracked, write_json, writing
@@ -36,6 +38,8 @@ class SFTConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
     max_tokens: int = Field(512, gt=0, description="answers are cut to this many tokens")
     micro_tokens: int = Field(4096, gt=0, description="positions with padding per forward pass")
+    gradient_checkpointing: GradientCheckpointing = False
+    base_bits: BaseBits = "full"
     trust_remote_code: bool = False
     seed: int = 0
 
@@ -53,7 +57,10 @@ def train_sft(
         raise MannersError(
             "there are no demonstrations to learn from; give answers, or rankings with a finished best answer"
         )
-    trunk = trunk or load_trunk(config.model, config.train_layers, trust_remote_code=config.trust_remote_code)
+    trunk = trunk or load_trunk(
+        config.model, config.train_layers, trust_remote_code=config.trust_remote_code,
+        gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
+    )  # fmt: skip
     chat = Chat(trunk.tokenizer, trunk.context)
     trunk.adapters.add(ADAPTER, rank=config.rank, alpha=config.alpha, seed=config.seed)
     batch = _encode(demonstrations, chat, config.max_tokens, trunk)

@@ -27,7 +27,20 @@ from manners.web.doors import SignInError, office_of, show
 from manners.web.office import Office, WebSettings
 from manners.web.passwords import Passwords, Throttle
 from manners.web.rendering import environment
-from manners.web.routes import account, api, arena, batches, exports, files, people, quality, review, sampling, work
+from manners.web.routes import (
+    account,
+    api,
+    arena,
+    batches,
+    constitution,
+    exports,
+    files,
+    people,
+    quality,
+    review,
+    sampling,
+    work,
+)
 from manners.web.sampling import Sampling
 from manners.web.shield import Shield
 
@@ -77,6 +90,7 @@ def create_app(
         people.router,
         quality.router,
         review.router,
+        constitution.router,
         arena.router,
         arena.making,
     ):

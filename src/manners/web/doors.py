@@ -211,6 +211,7 @@ def show(office: Office, template: str, session: Session | None, status: int = 2
         "asset": office.assets.url,
         "error": "",
         "notice": "",
+        "revisions": office.settings.revisions is not None,
     }
     if session:
         known["token"] = _token_field(session.csrf)
