@@ -229,7 +229,7 @@ class LeanLayer:
         )
         k, v = (t[:, :, :, None].expand(-1, -1, -1, self.heads // self.groups, -1).flatten(2, 3) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        attended = nn.functional.scaled_dot_product_attention(q, k, v, seen.mask, is_causal=seen.mask is None)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, is_causal=seen.mask is None)
         x = self.out(attended.transpose(1, 2).reshape(len(x), -1), x)
         return self.down(_Gate.apply(self.inner(_Norm.apply(x, *self.norms[1]))), x)
 
