@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -14,9 +15,12 @@ from pydantic import Field
 from manners.config import Config
 from manners.evaluate.bench import Judge, Judges
 from manners.evaluate.datasets import Source
+from manners.evaluate.decontaminated import decontaminated, overlap_warnings
+from manners.evaluate.judges import validate_scorer
 from manners.evaluate.measures import measure, measure_both
 from manners.evaluate.observation import Observation, observe
 from manners.evaluate.optimised import Rewards, rewards_of
+from manners.evaluate.preferences import Preference, read_preferences
 from manners.evaluate.profile import profile
 from manners.evaluate.quantities import OFFLINE, REFUSAL
 from manners.evaluate.questions import SAFE, UNSAFE, Items, Topic, some
@@ -26,6 +30,7 @@ from manners.evaluate.sitting import samples, sit, worst
 from manners.evaluate.subject import Likelihoods, Subject, TrunkSubject
 from manners.models.shaping import is_shaped
 from manners.models.trunk import Trunk
+from manners.protocols import Scorer
 from manners.rewards.load import ScorerConfig, load_scorer
 from manners.rewards.toxicity import ToxicityScorer
 from manners.runs import Run, Track, read_json, untracked, write_json, write_jsonl
@@ -49,6 +54,9 @@ class CardConfig(Config):
     second_judge: ScorerConfig = Field(ScorerConfig(), description="another judge, whose mean score is shown")
     harm_judge: ScorerConfig = Field(
         ScorerConfig(), description="who says whether an answer is harmful: one that it scores below 0"
+    )
+    judged: str = Field(
+        "", description="a set of people's preferences that the judges are checked on before they judge"
     )
 
 
@@ -87,7 +95,8 @@ def evaluate_card(
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Evaluate `model`, and `against` too where it is not "". Writes RUN/card.json and RUN/samples.jsonl; gives what card.json holds."""
-    items, heat = drawn(material.items, config), config.temperature or 1.0
+    clean, overlap = decontaminated(material.items, [name for name in (model, against) if name])
+    items, heat = drawn(clean, config), config.temperature or 1.0
     subject, trunk = _subject(model, config, track, say)
     own, likely = observe(subject, items, config.samples), None
     if against:
@@ -102,7 +111,8 @@ def evaluate_card(
         (model, own), (against, base) if base else None, replies, Material(items, material.sources, material.missing), judges,
         toxicity_rewarded=rewards.toxicity,
     )  # fmt: skip
-    value["warnings"] += _shaped([name for name in (model, against) if name])
+    value["overlap"] = overlap
+    value["warnings"] += overlap_warnings(overlap) + _shaped([name for name in (model, against) if name])
     value["settings"] = config.model_dump(mode="json")
     write_jsonl(run.path / "samples.jsonl", shown)
     write_json(run.path / "card.json", value)
@@ -149,15 +159,26 @@ def card(
 
 def load_judges(config: CardConfig, trunk: Trunk, rewards: Rewards) -> Judges:
     """The judges that the config names; those that the model was trained to please are marked."""
+    judged = read_preferences(Path(config.judged)).preferences if config.judged else []
 
     def load(settings: ScorerConfig, what: str) -> Judge | None:
         if not settings.named:
             return None
-        return Judge(_name_of(settings, what), load_scorer(settings, trunk, what), rewards.include(settings))
+        scorer = load_scorer(settings, trunk, what)
+        agreement = {config.judged: checked(scorer, judged)} if judged else None
+        return Judge(_name_of(settings, what), scorer, rewards.include(settings), agreement)
 
     return Judges(
         load(config.judge, "judge"), load(config.second_judge, "second judge"), load(config.harm_judge, "harm judge")
     )
+
+
+def checked(scorer: Scorer, judged: Sequence[Preference]) -> dict[str, Any]:
+    """How far a judge agrees with people on pairs that they judged, as a card shows it beside the judge's name."""
+    found = validate_scorer(scorer, judged)
+    agreement = found["agreement"]
+    return {"n": agreement["n"], "accuracy": agreement["value"], "ci": agreement["ci"],
+            "prefers_longer": found["prefers_longer"], "people_prefer_longer": found["people_prefer_longer"]}  # fmt: skip
 
 
 def _subject(model: str, config: CardConfig, track: Track, say: Callable[[str], None]) -> tuple[Subject, Trunk]:
