@@ -98,9 +98,9 @@ def test_markdown_holds_every_row_and_no_sample() -> None:
 
 def test_the_headline_counts_verdicts_or_says_what_stands_out() -> None:
     assert (
-        card_words.summary(card("base", model="m")) == "m against base: better in 0 rows, worse in 1, no evidence in 0"
+        card_words.summary(card("base", model="m")) == "m against base: better in 0, worse in 1, no evidence in 0 rows"
     )
     assert card_words.summary(card(model="m")) == "m: toxic when provoked"
     page = Page(build_card(card("base", model="m")))
     assert page.faults == []
-    assert "m against base: better in 0 rows, worse in 1, no evidence in 0" in page.text("span")
+    assert "m against base: better in 0, worse in 1, no evidence in 0 rows" in page.text("span")

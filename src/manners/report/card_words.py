@@ -53,8 +53,8 @@ def summary(card: Mapping[str, Any]) -> str:
         return f"{card['model']}: {'; '.join(card['profile'])}"
     counts = {word: sum(row["verdict"] == word for row in rows) for word in ("better", "worse", "no evidence")}
     return (
-        f"{card['model']} against {card['against']}: better in {counts['better']} rows, worse in {counts['worse']}, no evidence in"
-        f" {counts['no evidence']}"
+        f"{card['model']} against {card['against']}: better in {counts['better']}, worse in {counts['worse']}, no evidence in"
+        f" {counts['no evidence']} rows"
     )
 
 
