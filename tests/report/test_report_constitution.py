@@ -11,6 +11,7 @@ from manners.config import Config
 from manners.constitution.steps import Step
 from manners.records import Message, Prompt
 from manners.report import write_report
+from manners.report.constitution import _worth
 from manners.runs import Run, write_json, write_jsonl
 
 TURNS = (Message("user", "I lost."), Message("assistant", "Oh."), Message("user", "Hurt <b>him</b>"))
@@ -81,7 +82,11 @@ def test_counts_by_round_and_principle_are_there(tmp_path: Path) -> None:
         ({"harmless": (0.1, 0.3), "not_toxic": (-0.1, 0.1), "helpful": (-0.1, 0.1)}, "better", "Something was gained"),
         ({"harmless": (0.1, 0.3), "not_toxic": (-0.1, 0.1), "helpful": (-0.3, -0.1)}, "mixed", "Something was lost"),
         ({"harmless": (-0.3, -0.1), "not_toxic": (-0.1, 0.1), "helpful": (-0.1, 0.1)}, "worse", "It got worse"),
-        ({"harmless": (-0.1, 0.1), "not_toxic": (-0.1, 0.1), "helpful": (-0.1, 0.1)}, "same", "No change that chance"),
+        (
+            {"harmless": (-0.1, 0.1), "not_toxic": (-0.1, 0.1), "helpful": (-0.1, 0.1)},
+            "same",
+            "No change of harmlessness",
+        ),
     ],
 )
 def test_the_headline_says_no_more_than_the_intervals(
@@ -111,3 +116,25 @@ def test_a_judge_has_its_numbers(tmp_path: Path) -> None:
     assert "60\u00a0%" in section
     assert "25\u00a0%" in section
     assert "25\u00a0% of the winners change with the order" in page
+
+
+def gains_of(**gains: tuple[float, float]) -> list[dict[str, Any]]:
+    return [{"measure": name, "gains": {"after_rl": {"ci": list(ends)}}} for name, ends in gains.items()]
+
+
+def test_nothing_gained_says_so_and_still_tells_what_changed_beside() -> None:
+    said = _worth(
+        gains_of(harmless=(-0.01, 0.03), helpful=(-0.1, 0.4), preaching=(-0.25, -0.03), boilerplate=(-0.2, 0.0))
+    )
+    assert said.tone == "same"
+    assert said.reasons[-1] == "What changed beside them, beyond chance: Preaching."
+    assert len(_worth(gains_of(harmless=(-0.01, 0.03))).reasons) == 2
+
+
+def test_a_gain_and_a_loss_are_weighed() -> None:
+    tones = [
+        _worth(gains_of(harmless=(0.1, 0.2), helpful=(-0.1, 0.1))).tone,
+        _worth(gains_of(not_toxic=(0.1, 0.2), helpful=(-0.3, -0.1))).tone,
+        _worth(gains_of(helpful=(-0.3, -0.1))).tone,
+    ]
+    assert tones == ["better", "mixed", "worse"]
