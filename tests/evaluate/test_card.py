@@ -211,6 +211,7 @@ def test_a_real_model_leaves_a_whole_card(tmp_path: Path) -> None:
         "scorers",
         "samples",
         "settings",
+        "overlap",
     }
     keys = {
         "name",
