@@ -15,6 +15,8 @@ from writers import SHORT
 from manners.cli import constitutional
 from manners.cli.app import app
 from manners.cli.revising import prompts_of
+from manners.constitution.constitution import Constitution
+from manners.constitution.judges import AIJudgeConfig, DirectJudge, load_judge
 from manners.constitution.prompts import normalised
 from manners.constitution.revise import ReviseConfig
 from manners.constitution.steps import read_steps
@@ -171,6 +173,25 @@ def test_everything_in_one_go_and_on_from_where_it_broke_off(monkeypatch: pytest
     assert {name: again[name] for name in REQUIRED} == {name: line[name] for name in REQUIRED}
     _nothing_leaks()
     _the_report_shows_each_phase()
+
+
+def test_the_judge_s_own_ratings_can_be_the_reward() -> None:
+    line = json.loads(
+        manners("constitution", "run", str(settings()), "--run", "run", "--set", "rewarded_by=rating").splitlines()[-1]
+    )
+    assert set(REQUIRED) <= set(line)
+    assert not Path("run/preference").exists()
+    assert "reward" not in read_json(Path("run/ppo/lineage.json"))["made_from"]
+    judge = DirectJudge(
+        load_judge(AIJudgeConfig(model="model", form="text"), Constitution.load(str(SHORT)), Path("run"))
+    )
+    answers = [row for row in read_jsonl(Path("run/ppo/samples.jsonl")) if row["step"] == 0]
+    rated = judge.score(
+        [Prompt.of(row["prompt"]) for row in answers], [Completion("", row["completion"]) for row in answers]
+    )
+    assert [row["reward"] for row in answers] == pytest.approx(rated.tolist(), abs=1e-4)
+    assert len(set(rated.tolist())) > 1
+    assert all(-1 < score < 1 for score in rated.tolist())
 
 
 def _nothing_leaks() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,14 +22,18 @@ from manners.cli.talk import say, table, track
 from manners.cli.worth import MeasureConfig, Tested, measure
 from manners.config import Config, dump_config, load_config
 from manners.constitution.constitution import Constitution
+from manners.constitution.judges import DirectJudge, load_judge
 from manners.constitution.prefer import PreferConfig
 from manners.constitution.prompts import apart
 from manners.constitution.revise import DEMONSTRATIONS, ReviseConfig
 from manners.errors import MannersError
 from manners.feedback.pairs import halves, in_split, make_pairs, write_pairs
+from manners.models.load import load_trunk
+from manners.models.trunk import Trunk
 from manners.records import Judgement, Prompt
-from manners.rewards.load import ScorerConfig
+from manners.rewards.load import ScorerConfig, TextScorer, load_scorer
 from manners.runs import Run, write_json, write_jsonl, write_text
+from manners.train.experiment import Judges
 from manners.train.ppo import PPOConfig, train_ppo
 from manners.train.reward import RewardConfig, train_reward
 from manners.train.sft import SFTConfig, train_sft
@@ -58,6 +62,11 @@ class ConstitutionConfig(Config):
         steps=6, temperature=0.7, beta=0.03, learning_rate=2e-3, value_learning_rate=3e-3, epochs=2, minibatches=2,
         missing_eos_penalty=0.5, evaluate_prompts=0, kl_budget_per_sequence=8,
     )  # fmt: skip
+    rewarded_by: Literal["preference", "rating"] = Field(
+        "preference",
+        description="what PPO follows: a 'preference' model of the judge's comparisons, or the judge's 'rating' of each answer from 1 to"
+        " 10 (direct RLAIF: Lee et al. 2023, arXiv 2309.00267)",
+    )
     measure: MeasureConfig = MeasureConfig()
     seed: int = 0
 
@@ -157,8 +166,10 @@ def _teach(stages: _Stages) -> None:
         "prefer": ("phase 2: the judge compares answers", _prefer),
         "preference": ("a preference model from soft labels and people's judgements", _preference),
         "helpfulness": ("a reward model of helpfulness, from other judgements, to measure by", _helpfulness),
-        "ppo": ("PPO from the model of phase 1 against the preference model", _ppo),
+        "ppo": ("PPO from the model of phase 1 against its judge", _ppo),
     }
+    if stages.config.rewarded_by == "rating":
+        steps = {name: step for name, step in steps.items() if name != "preference"}
     for name, (text, do) in steps.items():
         if stages.finished(name):
             stages.say(f"{text}: finished before")
@@ -213,12 +224,12 @@ def _reward(stages: _Stages, name: str, config: RewardConfig, data: Path) -> Non
 
 def _ppo(stages: _Stages) -> None:
     path, prompts = stages.at("ppo"), stages.run.path / "prompts"
-    named = {"model": stages.at("sft"), "reward": stages.at("preference"), "second judge": stages.at("helpfulness")}
-    judges = {
-        "reward": ScorerConfig(model=str(named["reward"])),
-        "second_judge": ScorerConfig(model=str(named["second judge"])),
-    }
-    given = {"model": str(named["model"]), "seed": stages.config.seed, **judges}
+    named = {"model": stages.at("sft"), "second judge": stages.at("helpfulness")}
+    given: dict[str, Any] = {"model": str(named["model"]), "seed": stages.config.seed,
+                             "second_judge": ScorerConfig(model=str(named["second judge"]))}  # fmt: skip
+    if stages.config.rewarded_by == "preference":
+        named["reward"] = stages.at("preference")
+        given["reward"] = ScorerConfig(model=str(named["reward"]))
     config = stages.config.ppo.model_copy(update=given)
     sources = made_from(path, red_team=prompts / "red_team.jsonl", helpful=prompts / "helpful.jsonl", **named)
     state = None
@@ -228,7 +239,16 @@ def _ppo(stages: _Stages) -> None:
         made = Run.create(path, "ppo", config, sources)
     asked = [p for name in ("red_team", "helpful") for p in named_prompts(str(prompts / f"{name}.jsonl"))]
     with made.guard():
-        train_ppo(config, asked, [], made, track=track, state=state)
+        trunk = load_trunk(config.model, config.train_layers)
+        judges = None if config.reward.named else _rated(stages, config, trunk)
+        train_ppo(config, asked, [], made, trunk, judges, track=track, state=state)
+
+
+def _rated(stages: _Stages, config: PPOConfig, trunk: Trunk) -> Judges:
+    """The AI judge's own ratings as the reward, and the model of helpfulness that watches."""
+    constitution = Constitution.load(stages.config.constitution)
+    judge = DirectJudge(load_judge(stages.config.prefer.judge, constitution, stages.at("ppo")))
+    return Judges(TextScorer(judge.score), load_scorer(config.second_judge, trunk, "second judge"))
 
 
 def _last_line(evaluation: Mapping[str, Any]) -> dict[str, Any]:

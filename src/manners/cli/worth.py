@@ -70,7 +70,9 @@ def measure(
         "measures": compared(red) + compared(helpful),
         "by_round": by_round(run.path / "revise", yardsticks),
         "judge": prefer.get("quality") or prefer,
-        "preference_model": read_json(run.path / "preference" / "evaluation.json"),
+        "preference_model": read_json(preference)
+        if (preference := run.path / "preference" / "evaluation.json").exists()
+        else None,
         "helpfulness_model": read_json(run.path / "helpfulness" / "evaluation.json"),
     }
 
