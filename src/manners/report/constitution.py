@@ -250,6 +250,7 @@ def _models(found: Row) -> Html:
             ("Preference model, which PPO follows", mapping(found.get("preference_model"))),
             ("Helpfulness model, which only measures", mapping(found.get("helpfulness_model"))),
         )
+        if values
     ]
     lede = "How often each prefers what was preferred, on held-out judgements of helpfulness."
     return section(
