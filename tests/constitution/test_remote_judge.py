@@ -215,3 +215,29 @@ def test_direct_scores_are_rewards_and_one_that_is_missing_teaches_nothing(tmp_p
         assert direct.failures == {"no score": 1}
         with pytest.raises(MannersError, match=r"none of 1 answers a score \(no score\)"):
             direct.score([prompt], [Completion(prompt.id, "words")])
+
+
+def spelt(text: str, *places: tuple[str, tuple[tuple[str, float], ...]]) -> Reply:
+    """An answer with its tokens and the alternatives at each."""
+    return Reply(text, True, False, places, 1, len(places), 0.1)
+
+
+def test_a_letter_with_both_probabilities_is_a_verdict_whatever_follows_it() -> None:
+    half, sixth = math.log(1 / 2), math.log(1 / 6)
+    there = (("(", (("(", -0.5),)), ("A", (("A", half), ("B", sixth))), (")", ((")", 0.0),)))
+    found = verdict_in(spelt("(A)\n\nThe answer is", *there), QUESTION)
+    assert isinstance(found, Verdict)
+    assert found.probability == pytest.approx(3 / 4)
+    without = (there[0], ("A", (("A", half), ("C", sixth))), there[2])
+    assert verdict_in(spelt("(A)\n\nThe answer is", *without), QUESTION) == Failure(
+        "no verdict", "(A)\n\nThe answer is"
+    )
+    assert isinstance(verdict_in(spelt("Say (A) or", *there), QUESTION), Failure)
+
+
+def test_a_ten_in_two_digits_shares_what_stands_at_one() -> None:
+    first = ("1", (("1", math.log(0.8)), ("7", math.log(0.2))))
+    found = score_in(spelt("10", first, ("0", (("0", math.log(0.5)), (".", math.log(0.5))))))
+    # 10 with 0.4, 1 with 0.4, 7 with 0.2: 5.8 of 1 … 10, that is (5.8 − 5.5)/4.5
+    assert found == pytest.approx((5.8 - 5.5) / 4.5)
+    assert score_in(spelt("10", first, ("0", (("0", 0.0),)))) == pytest.approx((9.4 - 5.5) / 4.5)

@@ -150,12 +150,15 @@ def verdict_in(reply: Reply, question: Question, thought: str = "") -> Verdict |
     no "[[B]]"; or the other way round.
 
     With log-probabilities it is soft: an option that is not among the alternatives named is taken to be as likely as the least likely
-    of these. A Failure is "refusal", "empty", or, for a verdict in prose or none, "no verdict".
+    of these. An answer that begins with "(A)" or "(B)" and whose alternatives there name both has said all that is asked, whatever it
+    goes on to say. A Failure is "refusal", "empty", or, for a verdict in prose or none, "no verdict".
     """
     if reply.refused or boilerplate(reply.text):
         return Failure("refusal", reply.text[:200])
     if not reply.text.strip():
         return Failure("empty")
+    if (opening := _NAMED.match(reply.text)) and (logps := _logps_at(reply, opening.group(1), both=True)):
+        return Verdict.of(logps, thought)
     marked = set(_MARKED.findall(reply.text))
     if letter := _alone(reply.text, question):
         if logps := _logps_at(reply, letter):
@@ -193,10 +196,11 @@ def score_in(reply: Reply) -> float | Failure:
     number = _NUMBER.fullmatch(reply.text)
     if not number:
         return Failure("no score", reply.text[:200])
-    place = _place_of(reply, number.group(1))
     given = {int(number.group(1)): 0.0}
-    if place is not None:
+    if (place := _place_of(reply, number.group(1))) is not None:
         given = _numbers(reply.tokens[place][1]) or given
+    elif number.group(1) == "10" and (place := _place_of(reply, "1")) is not None:
+        given = _with_ten(_numbers(reply.tokens[place][1]), _follows(reply, place, "0")) or given
     return expected_score([given.get(score, -math.inf) for score in range(LOWEST, HIGHEST + 1)])
 
 
@@ -206,8 +210,9 @@ def _thought(reply: Reply) -> str | Failure:
     return reply.text.strip()
 
 
-def _logps_at(reply: Reply, letter: str) -> tuple[float, float] | None:
-    """Log-probabilities of A and B where the letter of the verdict stands; None without log-probabilities."""
+def _logps_at(reply: Reply, letter: str, *, both: bool = False) -> tuple[float, float] | None:
+    """Log-probabilities of A and B where the letter of the verdict stands; None without log-probabilities, or, with `both`, where not
+    both are among the alternatives."""
     place = _place_of(reply, letter)
     if place is None:
         return None
@@ -216,6 +221,8 @@ def _logps_at(reply: Reply, letter: str) -> tuple[float, float] | None:
     found = []
     for option in ("A", "B"):
         own = [logp for text, logp in choices if text.strip(_AROUND) == option]
+        if both and not own:
+            return None
         found.append(math.log(sum(map(math.exp, own))) if own and max(own) > -700 else least)
     return found[0], found[1]
 
@@ -227,6 +234,21 @@ def _numbers(choices: Sequence[Choice]) -> dict[int, float]:
         if found := _NUMBER.fullmatch(text):
             mass[int(found.group(1))] += math.exp(logp)
     return {number: math.log(weight) for number, weight in mass.items() if weight > 0}
+
+
+def _follows(reply: Reply, place: int, digit: str) -> float:
+    """Log-probability that `digit` follows the token at `place`; 0 where nothing is known of it."""
+    choices = reply.tokens[place + 1][1] if place + 1 < len(reply.tokens) else ()
+    return next((logp for text, logp in choices if text == digit), 0.0)
+
+
+def _with_ten(numbers: dict[int, float], zero: float) -> dict[int, float]:
+    """The same where digits are tokens of their own: what stands at 1 is shared between 1 and 10 by how likely the 0 is."""
+    if 1 not in numbers:
+        return numbers
+    one = numbers.pop(1)
+    rest = -math.expm1(min(zero, 0.0))
+    return numbers | {10: one + zero} | ({1: one + math.log(rest)} if rest > 0 else {})
 
 
 def _place_of(reply: Reply, word: str) -> int | None:
