@@ -88,7 +88,7 @@ def do_reward(work: dict[str, Any], trunk: Trunk, layers: TrainLayers, folder: P
     warm(lambda at: train_reward(config, pairs[:2], [], Run.create(at, "reward", config, {}), trunk), folder)
     start = time.perf_counter()
     train_reward(config, pairs, [], Run.create(folder, "reward", config, {}), trunk)
-    return whole(time.perf_counter() - start, len(pairs) * config.epochs, trunk, ("reward",), folder)
+    return steps_of(time.perf_counter() - start, len(pairs) * config.epochs, trunk, ("reward",), folder)
 
 
 def do_dpo(work: dict[str, Any], trunk: Trunk, layers: TrainLayers, folder: Path) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def do_dpo(work: dict[str, Any], trunk: Trunk, layers: TrainLayers, folder: Path
     warm(lambda at: train_dpo(config, pairs[:2], [], Run.create(at, "dpo", config, {}), trunk), folder)
     start = time.perf_counter()
     train_dpo(config, pairs, [], Run.create(folder, "dpo", config, {}), trunk)
-    return whole(time.perf_counter() - start, len(pairs) * config.epochs, trunk, ("policy",), folder)
+    return steps_of(time.perf_counter() - start, len(pairs) * config.epochs, trunk, ("policy",), folder)
 
 
 def warm(job: Any, folder: Path) -> None:
@@ -108,11 +108,11 @@ def warm(job: Any, folder: Path) -> None:
     job(folder.with_name("warm"))
 
 
-def whole(seconds: float, pairs: int, trunk: Trunk, adapters: tuple[str, ...], folder: Path) -> dict[str, Any]:
-    """With everything around the steps: tokens, states below the branch, the reference, normalising, saving."""
+def steps_of(seconds: float, pairs: int, trunk: Trunk, adapters: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """The steps, as of the peer. States below the branch and the reference are computed in them; normalising and saving stand beside."""
     steps = [row["seconds"] for row in read_jsonl(folder / "timings.jsonl")]
     return {
-        "seconds": seconds / pairs, "unit": "pair", "first_step_seconds": steps[0], "trainable": trainable(trunk, adapters),
+        "seconds": sum(steps) / pairs, "unit": "pair", "first_step_seconds": steps[0], "trainable": trainable(trunk, adapters),
         "phases": {"steps": sum(steps), "beside": seconds - sum(steps)},
     }  # fmt: skip
 
