@@ -208,6 +208,19 @@ def test_phases_are_stacked_to_their_sum() -> None:
         assert (end - start) / pixel == pytest.approx(seconds["update"][bar], abs=1e-2)
 
 
+def test_the_parts_of_a_step_are_bars_of_their_seconds_below_one_another() -> None:
+    long = "a part whose name is longer than there is room"
+    figure = figures.part_bars("p", {"prefill": 0.5, "decode": 2.0, "advantages": 0.0, long: 1.0})
+    bars = [line(figure, f"p-part-{place}") for place in range(4)]
+    wide = [max(xs) - min(xs) for xs, _ in bars]
+    assert wide == pytest.approx([wide[1] / 4, wide[1], 0, wide[1] / 2], abs=1e-2)
+    heights = [min(ys) for _, ys in bars]
+    assert heights == sorted(heights, reverse=True)
+    words = [e.text for e in ElementTree.fromstring(figure).iter("text")]
+    assert "a part whose name is lo…" in words
+    assert f"{long}: 1.000 seconds, 29\u00a0%." in str(drawn(figure, "p-desc").text)
+
+
 def test_a_long_run_is_thinned_by_means_that_keep_the_whole() -> None:
     steps = [(float(i), {"kl": float(i)}) for i in range(1000)]
     xs, ys = points(steps, "kl", most=400)

@@ -17,6 +17,7 @@ from made_up_runs import (
     old_ppo_run,
     ppo_evaluation,
     ppo_run,
+    profiled,
     reward_evaluation,
     reward_run,
     sft_run,
@@ -170,7 +171,7 @@ def test_no_text_of_a_run_becomes_markup(tmp_path: Path) -> None:
           {"step": 1, "prompt": ATTACK, "completion": "", "tokens": [ATTACK, ATTACK], "trace": trace})  # fmt: skip
     alarm = {"guard": ATTACK, "action": ATTACK, "says": ATTACK, "value": ATTACK, "limit": None}
     write("metrics.jsonl", {"step": 1, ATTACK: 1.0, "alarms": [alarm], "unwatched": [ATTACK], "stopped": ATTACK})
-    write("timings.jsonl", {"step": 1, "phase_seconds": {ATTACK: 2.0}})
+    write("timings.jsonl", {"step": 1, "phase_seconds": {ATTACK: 2.0}, "profile_seconds": {ATTACK: 1.0, "a": ATTACK}})
     made = write_report(run.path).read_text(encoding="utf-8")
     page = Page(made)
     assert page.faults == []
@@ -278,6 +279,32 @@ def test_time_is_read_from_timings_and_of_older_runs_from_their_metrics(tmp_path
     assert not (old.path / "timings.jsonl").exists()
     assert "2 min 48 s" in page_of(old).words["td"]
     assert round(sum(row["phase_seconds"]["update"] for row in timings(60))) == 168
+
+
+def test_a_profile_is_drawn_where_there_is_one_without_its_first_step(tmp_path: Path) -> None:
+    run, bare = (Run.create(tmp_path / name, "ppo", MadeUpConfig(), {}) for name in ("run", "bare"))
+    for row in profiled(4):
+        run.time(**row)
+    for row in timings(4):
+        bare.time(**row)
+    page, without = page_of(run), page_of(bare)
+    assert "A step, part by part" in page.words["h2"]
+    assert "A step, part by part" not in without.words["h2"]
+    start = page.words["td"].index("4.000")  # decoding, of steps of 10 seconds
+    assert page.words["td"][start + 1] == "40\u00a0%"
+    assert {"everything else", "epoch 1", "sampling: decode"} <= set(page.words["th"])
+    assert page.words["td"][-2:] == ["10.000", "100\u00a0%"]
+    assert any(words.startswith("The mean of 3 steps, without the first") for words in page.words["p"])
+    assert "sampling: decode: 4.000 seconds, 40\u00a0%." in page.text("desc")
+    assert not [a for a in without.named("svg") if "profile" in (a.get("aria-labelledby") or "")]
+
+
+def test_a_profile_of_one_step_is_better_than_none(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", "grpo", MadeUpConfig(), {})
+    run.time(**profiled(1)[0])
+    page = page_of(run)
+    assert "30.000" in page.words["td"]
+    assert any(words.startswith("One step, the first") for words in page.words["p"])
 
 
 def test_without_matplotlib_the_report_says_what_to_install() -> None:

@@ -22,6 +22,7 @@ from manners.models.heads import ScalarHead
 from manners.models.trunk import Trunk
 from manners.protocols import BatchT, Evaluated, Objective
 from manners.runs import read_json, write_json, writing
+from manners.stopwatch import STILL, Stopwatch
 
 POLICY = "policy"
 CRITIC = "critic"
@@ -35,7 +36,8 @@ class LocalLearner:
     `temperature` divides the logits in every log-probability, as it did while sampling. Micro-batches hold at most
     `micro_tokens` positions in training and three times as many in forward-only passes. The value function is a head on the
     policy's own states (`critic` "shared") or has an adapter of its own ("adapter"), or there is none ("none"). A minibatch whose
-    mean ratio exceeds `max_mean_ratio`, or whose loss or gradient is not finite, is skipped and counted.
+    mean ratio exceeds `max_mean_ratio`, or whose loss or gradient is not finite, is skipped and counted. `stopwatch` is told when the
+    optimizer steps.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class LocalLearner:
         critic: Literal["shared", "adapter", "none"] = "shared",
         reduction: Callable[[Tensor], Shares] = token_mean,
         max_mean_ratio: float = math.inf,
+        stopwatch: Stopwatch = STILL,
     ) -> None:
         self.trunk = trunk
         trunk.adapters.add(POLICY, rank=rank, alpha=alpha, seed=seed)
@@ -66,6 +69,7 @@ class LocalLearner:
         self.entropy_gradient = entropy_gradient
         self.reduction = reduction
         self.max_mean_ratio = max_mean_ratio
+        self.stopwatch = stopwatch
         self.generator = torch.Generator().manual_seed(seed)
         self.optimiser: Optimiser | None = None
 
@@ -175,7 +179,8 @@ class LocalLearner:
             if only_critic:
                 for parameter in self.policy_parameters:
                     parameter.grad = None
-            norms.append(optimiser.step())
+            with self.stopwatch.part("optimizer"):
+                norms.append(optimiser.step())
             skipped += not math.isfinite(norms[-1])
             for name, value in sums.items():
                 totals[name] += value

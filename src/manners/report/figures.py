@@ -17,6 +17,7 @@ from manners.report.svg import COLOURS, drawing, svg
 
 # Sizes in pixels of the page at its natural width; a figure grows and shrinks with its column.
 WIDTH, ONE_HIGH, EACH_HIGH, LEFT, RIGHT = 420, 240, 158, 44, 12
+PART_LEFT, PART_HIGH, LONGEST_PART = 148, 20, 24
 STRIP_WIDTH, STRIP_HIGH = 170, 24
 MOST_BARS = 48
 
@@ -155,6 +156,34 @@ def phase_bars(
         total = sum(sum(seconds[phase]) for phase in phases) or 1.0
         told = " ".join(f"{phase}: {percent(sum(seconds[phase]) / total)} of the time." for phase in phases)
         return svg(figure, name, "Time by phase", told)
+
+
+def part_bars(name: str, seconds: Mapping[str, float]) -> Html:
+    """Mean seconds of each part of a step, a horizontal bar each, in the order given. Id NAME-PART-I."""
+    high = 68 + PART_HIGH * len(seconds)
+    with drawing():
+        figure = _canvas(WIDTH, high)
+        axes = figure.subplots()
+        bars = axes.barh(range(len(seconds)), list(seconds.values()), 0.72, color=COLOURS["blue"])
+        for place, bar in enumerate(bars):
+            bar.set_gid(f"part-{place}")
+        axes.set_yticks(
+            range(len(seconds)), [p if len(p) <= LONGEST_PART else f"{p[: LONGEST_PART - 1]}…" for p in seconds]
+        )
+        axes.tick_params(axis="y", labelsize=10.5, labelcolor=COLOURS["ink"])
+        axes.set_ylim(len(seconds) - 0.5, -0.5)  # the first part is on top
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
+        axes.set_xlabel("mean time, seconds per step")
+        figure.subplots_adjust(left=PART_LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=44 / high, top=1 - 8 / high)
+        total = sum(seconds.values()) or 1.0
+        told = " ".join(
+            f"{part}: {plain(value, 3)} seconds, {percent(value / total)}." for part, value in seconds.items()
+        )
+        return svg(figure, name, "Time by part of a step", told)
 
 
 def phase_swatch(place: int) -> Html:

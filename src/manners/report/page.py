@@ -44,7 +44,8 @@ def build_report(run: Run, related: Mapping[str, Run]) -> str:
     if evidence.asks_a_judge:
         parts.append(guards.guards(evidence.config, by_step(evidence.metrics)))
     if evidence.kind not in constitution.KINDS:
-        parts += [sections.curves(evidence), sections.rollouts(evidence), sections.time_by_phase(evidence)]
+        parts += [sections.curves(evidence), sections.rollouts(evidence)]
+        parts += [sections.time_by_phase(evidence), sections.time_by_part(evidence)]
     for place, (name, source) in enumerate(related.items()):
         found = gather(source)
         if "/" not in name and found.kind in judges.KINDS:

@@ -32,6 +32,19 @@ PHASES = {
     "update": "update the policy",
     "evaluate": "look at held-out prompts",
 }
+PARTS = {
+    "sample": "sampling, the rest",
+    "prefill": "sampling: prefill",
+    "decode": "sampling: decode",
+    "score": "the judge",
+    "second judge": "the second judge",
+    "reference": "the reference",
+    "values": "the value function",
+    "advantage": "advantages",
+    "optimizer": "optimizer step",
+    "record": "writing rollouts down",
+    "evaluate": "held-out prompts",
+}
 JUDGE_COLOURS: dict[str, Colour] = {"reward": "blue", "second_judge": "orange"}
 
 
@@ -189,6 +202,44 @@ def time_by_phase(evidence: Evidence) -> Html | None:
     lede = "Sampling usually takes the largest part; a phase that grows from step to step is worth a look."
     filled = table("phases", tag("tr", heading("Phase", "Time", "Share")), body)
     return section("time", "Where the time went", lede, tag("div", picture, filled, class_="beside"))
+
+
+def time_by_part(evidence: Evidence) -> Html | None:
+    """Where the time of a step goes, part by part, of a run that was profiled."""
+    rows = [
+        (profile, number(values.get("seconds")) or 0.0)
+        for _, values in by_step(evidence.timings)
+        if (profile := mapping(values.get("profile_seconds")))
+    ]
+    if not rows:
+        return None
+    steady = rows[1:] or rows
+    names = list(dict.fromkeys(str(name) for profile, _ in steady for name in profile))
+    means = {
+        PARTS.get(name, name): sum(max(0.0, number(profile.get(name)) or 0.0) for profile, _ in steady) / len(steady)
+        for name in names
+    }
+    rest = sum(seconds for _, seconds in steady) / len(steady) - sum(means.values())
+    means |= {"everything else": rest} if rest > 0 else {}
+    total = sum(means.values())
+
+    def seconds_and_share(value: float) -> tuple[Html, Html]:
+        return cell("Seconds", plain(value, 3)), cell("Share", percent(value / total if total else None))
+
+    body = [row(part, *seconds_and_share(value)) for part, value in means.items()]
+    body.append(row("a step", *seconds_and_share(total), class_="total"))
+    lede = (
+        f"The mean of {len(steady)} steps, without the first, which warms up. "
+        if len(rows) > 1
+        else "One step, the first, which warms up. "
+    )
+    lede += (
+        "No second counts twice: the optimizer step is no part of its epoch. The profile waits for the device at each end of a "
+        "part, so that a profiled step may be slower than others."
+    )
+    filled = table("parts", tag("tr", heading("Part", "Seconds", "Share")), body)
+    picture = tag("figure", figures.part_bars("profile", means))
+    return section("profile", "A step, part by part", lede, tag("div", picture, filled, class_="beside"))
 
 
 def before_and_after(evidence: Evidence) -> Html | None:

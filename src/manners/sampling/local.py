@@ -20,6 +20,7 @@ from manners.models.shaping import Shape, plain, shape_of
 from manners.models.trunk import TrainLayers, Trunk
 from manners.records import Completion, Prompt
 from manners.runs import Track, untracked
+from manners.stopwatch import STILL, Stopwatch
 from manners.text.chat import Chat
 
 GREEDY = 0.0
@@ -57,16 +58,25 @@ class LocalSampler:
     """Samples from `trunk` with the adapter named `adapter` (None: the bare base). Prompts of like length go together.
 
     `shape` makes the logits that are sampled from out of the last hidden states and the logits; the temperature divides what it gives.
+    `stopwatch` is told when it prefills and when it decodes.
     """
 
     def __init__(
-        self, trunk: Trunk, adapter: str | None, *, batch: int = 64, model_name: str = "", shape: Shape = plain
+        self,
+        trunk: Trunk,
+        adapter: str | None,
+        *,
+        batch: int = 64,
+        model_name: str = "",
+        shape: Shape = plain,
+        stopwatch: Stopwatch = STILL,
     ) -> None:
         self.trunk = trunk
         self.adapter = adapter
         self.shape = shape
         self.batch = batch
         self.model_name = model_name or trunk.name
+        self.stopwatch = stopwatch
         self.chat = Chat(trunk.tokenizer, trunk.context)
 
     @classmethod
@@ -103,9 +113,9 @@ class LocalSampler:
             for start in track(range(0, len(order), self.batch), "sampling"):
                 part = order[start : start + self.batch]
                 streams = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in part]
-                for i, row in zip(
-                    part, self._decode([encoded[i] for i in part], max_tokens, temperature, streams), strict=True
-                ):
+                with self.stopwatch.part("decode"):
+                    found = self._decode([encoded[i] for i in part], max_tokens, temperature, streams)
+                for i, row in zip(part, found, strict=True):
                     rows[i] = row
         return self._rollouts(prompts, encoded, rows, {"max_tokens": max_tokens, "temperature": temperature}, seed)
 
@@ -133,7 +143,8 @@ class LocalSampler:
         alive = torch.arange(len(prompts), device=device)
         responses: list[list[int]] = [[] for _ in prompts]
         logps: list[list[Tensor]] = [[] for _ in prompts]
-        hidden, branch = trunk.forward_cached(ids, causal[:, None], positions, cache)
+        with self.stopwatch.part("prefill"):
+            hidden, branch = trunk.forward_cached(ids, causal[:, None], positions, cache)
         states = [[branch[i, padding[i] :]] for i in range(len(prompts))]
         hidden = hidden[:, -1]
         for step in range(max_tokens):

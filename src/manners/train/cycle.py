@@ -26,6 +26,7 @@ from manners.ops.kl import adaptive_coefficient
 from manners.protocols import BatchT, Evaluated, Learner, Objective, Sampler
 from manners.records import Prompt
 from manners.runs import Run, Track, untracked
+from manners.stopwatch import STILL, Stopwatch
 from manners.train.experiment import Judges, carry_out, look_at_heldout, prompt_order
 from manners.train.recording import Clock, describe, judged, microscope, sampler_kl
 from manners.train.settings import OnPolicyConfig
@@ -69,20 +70,24 @@ def run_cycles(
     method: Method[BatchT],
     track: Track = untracked,
     state: Path | None = None,
+    stopwatch: Stopwatch = STILL,
 ) -> None:
-    """The loop itself, on the three seams. Leaves metrics.jsonl, samples.jsonl, checkpoints/best and checkpoints/final."""
+    """The loop itself, on the three seams. Leaves metrics.jsonl, samples.jsonl, checkpoints/best and checkpoints/final.
+
+    `stopwatch`: the one that sampler and learner were given, for a profile of each step.
+    """
     order = prompt_order(len(prompts), config)
     progress = begin(config, run, learner, state)
     guards = Guards(config.guards).replay(run.metrics())
     for step in track([] if progress.stopped else range(progress.step, config.steps), run.kind.upper()):
         clock, beta = Clock(), config.beta * progress.beta_factor
         chosen = [prompts[i] for i in order[step] for _ in range(config.answers)]
-        found = carry_out(config, chosen, run, sampler, judges, learner, step, progress, clock)  # Phase I
-        with watching(run, step, found.scored):
+        found = carry_out(config, chosen, run, sampler, judges, learner, step, progress, clock, stopwatch)  # Phase I
+        with watching(run, step, found.scored), stopwatch.part("advantage"):
             batch, beside = method.advantages(found.scored, found.weights)
             clock.lap("advantage")
         with watching(run, step, found.scored, batch):
-            epochs = update(learner, batch, method, config, step)  # Phase II, inside the trust region
+            epochs = update(learner, batch, method, config, step, stopwatch)  # Phase II, inside the trust region
         row: dict[str, Any] = {
             "step": step,
             "episodes": (step + 1) * config.batch,
@@ -99,24 +104,28 @@ def run_cycles(
         row |= {"unwatched": guards.unwatched(row)} if step == 0 else {}
         alarms = guards.look(row)
         row["alarms"] = [alarm.to_json() for alarm in alarms]
-        for logged in microscope(
-            found.scored, {**method.opened(batch), "advantage": batch.advantages}, found.opinion, found.second, learner, sampler,
-            beta, config.log_rollouts,
-        ):  # fmt: skip
-            run.sample(step=step, **logged)
+        with stopwatch.part("record"):
+            for logged in microscope(
+                found.scored, {**method.opened(batch), "advantage": batch.advantages}, found.opinion, found.second, learner, sampler,
+                beta, config.log_rollouts,
+            ):  # fmt: skip
+                run.sample(step=step, **logged)
         progress.beta_factor = next_beta(progress.beta_factor, row["kl"], config)
         progress.stopped = _reason(row["kl"], step, alarms, progress, config)
         if config.max_seconds is not None and not progress.stopped and run.seconds + clock.total > config.max_seconds:
             progress.stopped = "time"
         if heldout and (progress.stopped or (step + 1) % config.evaluate_every == 0):
-            row |= look_at_heldout(config, heldout, sampler, judges, learner, run, step)
-            row |= {"best": keep_if_best(config, row, alarms, run, learner, progress)}
+            with stopwatch.part("evaluate", whole=True):
+                row |= look_at_heldout(config, heldout, sampler, judges, learner, run, step)
+                row |= {"best": keep_if_best(config, row, alarms, run, learner, progress)}
             clock.lap("evaluate")
         if any(alarm.action == "roll_back" for alarm in alarms):
             row["rolled_back_to"] = roll_back(run, learner, progress, config)
         row |= {"stopped": progress.stopped} if progress.stopped else {}
         run.log(**row)
-        run.time(step=step, seconds=clock.total, phase_seconds=clock.laps)
+        parts = stopwatch.take()
+        profile = {"profile_seconds": parts} if parts else {}
+        run.time(step=step, seconds=clock.total, phase_seconds=clock.laps, **profile)
         progress.step = step + 1
         # behind a roll back too: what it went back to may be replaced before the next state is due
         if progress.stopped or "rolled_back_to" in row or progress.step % config.save_every == 0:
@@ -146,11 +155,13 @@ def update(
     method: Method[BatchT],
     config: OnPolicyConfig,
     step: int,
+    stopwatch: Stopwatch = STILL,
 ) -> list[dict[str, float]]:
     """Phase II: the metrics of each epoch over the batch. Ends early where the policy has gone `approx_kl_limit` away."""
     epochs: list[dict[str, float]] = []
-    for _ in range(config.epochs):
-        epochs.append(learner.step(batch, method.objective, only_critic=step < method.critic_warmup_steps))
+    for number in range(1, config.epochs + 1):
+        with stopwatch.part(f"epoch {number}"):
+            epochs.append(learner.step(batch, method.objective, only_critic=step < method.critic_warmup_steps))
         if config.approx_kl_limit is not None and epochs[-1].get("approx_kl", 0) > config.approx_kl_limit:
             break
     return epochs

@@ -20,6 +20,7 @@ from manners.records import Prompt
 from manners.rewards.load import load_scorer
 from manners.rewards.opinion import Opinion, ask
 from manners.runs import Run
+from manners.stopwatch import STILL, Stopwatch
 from manners.text.chat import Chat
 from manners.train.recording import Clock
 from manners.train.settings import OnPolicyConfig
@@ -78,20 +79,27 @@ def carry_out(
     step: int,
     progress: Progress,
     clock: Clock,
+    stopwatch: Stopwatch = STILL,
 ) -> Experiment:
     """Phase I: complete the prompts, have the answers judged, and put a price on their shift from the reference."""
-    drawn = sampler.sample(
-        prompts, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed * 100_003 + step
-    )
+    with stopwatch.part("sample"):
+        drawn = sampler.sample(
+            prompts, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed * 100_003 + step
+        )
     clock.lap("sample")
     with watching(run, step, drawn):
-        opinion = ask(judges.reward, drawn, "the judge")
-        second = ask(judges.second, drawn, "the second judge") if judges.second else None
+        with stopwatch.part("score"):
+            opinion = ask(judges.reward, drawn, "the judge")
+        second = None
+        if judges.second:
+            with stopwatch.part("second judge"):
+                second = ask(judges.second, drawn, "the second judge")
         clock.lap("score")
-        rollouts, weights = take_again(drawn, learner, config.importance_cap)
-        scores, progress.scores = shape_scores(opinion.scores, rollouts, progress.scores, config)
-        reference, beta = learner.logprobs(rollouts, "reference"), config.beta * progress.beta_factor
-        scored = with_shift_penalty(rollouts, scores, reference, beta)
+        with stopwatch.part("reference"):
+            rollouts, weights = take_again(drawn, learner, config.importance_cap)
+            scores, progress.scores = shape_scores(opinion.scores, rollouts, progress.scores, config)
+            reference, beta = learner.logprobs(rollouts, "reference"), config.beta * progress.beta_factor
+            scored = with_shift_penalty(rollouts, scores, reference, beta)
         clock.lap("reference")
     return Experiment(drawn, scored, opinion, second, weights)
 

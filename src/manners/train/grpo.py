@@ -32,9 +32,11 @@ from manners.records import Prompt
 from manners.rewards.opinion import ask
 from manners.runs import Run, Track, untracked
 from manners.sampling.local import LocalSampler
+from manners.stopwatch import STILL, Stopwatch
 from manners.train.cycle import Method, run_cycles, set_up_optimiser
 from manners.train.experiment import Judges, load_judges, shape_scores, shortened
 from manners.train.objective import policy_objective
+from manners.train.recording import stopwatch_for
 from manners.train.settings import OnPolicyConfig
 
 GroupAdvantages = Callable[[Tensor], Tensor]
@@ -98,19 +100,22 @@ def train_grpo(
         gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
     )  # fmt: skip
     judges = judges or load_judges(config, trunk)
-    learner = make_learner(config, trunk)
+    stopwatch = stopwatch_for(config.profile, trunk.device)
+    learner = make_learner(config, trunk, stopwatch)
     prompts, heldout = shortened(config, trunk, prompts), shortened(config, trunk, heldout)
-    sampler = LocalSampler(trunk, POLICY, batch=config.batch, model_name=str(run.path))
-    grpo_loop(config, prompts, heldout[: config.evaluate_prompts], run, sampler, judges, learner, track, state)
+    sampler = LocalSampler(trunk, POLICY, batch=config.batch, model_name=str(run.path), stopwatch=stopwatch)
+    heldout = heldout[: config.evaluate_prompts]
+    grpo_loop(config, prompts, heldout, run, sampler, judges, learner, track, state, stopwatch)
     return trunk
 
 
-def make_learner(config: GRPOConfig, trunk: Trunk) -> LocalLearner:
+def make_learner(config: GRPOConfig, trunk: Trunk, stopwatch: Stopwatch = STILL) -> LocalLearner:
     """The learner, which has no value function, with its optimizer."""
     learner = LocalLearner(
         trunk, rank=config.rank, alpha=config.alpha, temperature=config.temperature, minibatches=config.minibatches,
         micro_tokens=config.micro_tokens, seed=config.seed, entropy_gradient=config.entropy_weight != 0,
         critic="none", reduction=reduction_of(config), max_mean_ratio=config.max_mean_ratio,
+        stopwatch=stopwatch,
     )  # fmt: skip
     set_up_optimiser(config, learner)
     return learner
@@ -136,6 +141,7 @@ def grpo_loop(
     learner: Learner,
     track: Track = untracked,
     state: Path | None = None,
+    stopwatch: Stopwatch = STILL,
 ) -> None:
     """The cycles of a group method on the three seams. Leaves metrics.jsonl, samples.jsonl, checkpoints/best and checkpoints/final."""
 
@@ -144,7 +150,7 @@ def grpo_loop(
         return policy_batch(scored, config, greedy, weights)
 
     method = Method(advantages, partial(grpo_objective, config=config), lambda _: {})
-    run_cycles(config, prompts, heldout, run, sampler, judges, learner, method, track, state)
+    run_cycles(config, prompts, heldout, run, sampler, judges, learner, method, track, state, stopwatch)
 
 
 def greedy_scores(config: GRPOConfig, scored: ScoredRollouts, sampler: Sampler, judges: Judges) -> Tensor:

@@ -29,10 +29,11 @@ from manners.records import Prompt
 from manners.rewards.model import RewardModel
 from manners.runs import Run, Track, untracked
 from manners.sampling.local import LocalSampler
+from manners.stopwatch import STILL, Stopwatch
 from manners.train.cycle import Method, run_cycles, set_up_optimiser
 from manners.train.experiment import Judges, load_judges, shortened
 from manners.train.objective import policy_objective
-from manners.train.recording import describe_critic
+from manners.train.recording import describe_critic, stopwatch_for
 from manners.train.settings import OnPolicyConfig
 
 
@@ -77,19 +78,22 @@ def train_ppo(
         gradient_checkpointing=config.gradient_checkpointing, base_bits=config.base_bits,
     )  # fmt: skip
     judges = judges or load_judges(config, trunk)
-    learner = make_learner(config, trunk, judges)
+    stopwatch = stopwatch_for(config.profile, trunk.device)
+    learner = make_learner(config, trunk, judges, stopwatch)
     prompts, heldout = shortened(config, trunk, prompts), shortened(config, trunk, heldout)
-    sampler = LocalSampler(trunk, POLICY, batch=config.batch, model_name=str(run.path))
-    ppo_loop(config, prompts, heldout[: config.evaluate_prompts], run, sampler, judges, learner, track, state)
+    sampler = LocalSampler(trunk, POLICY, batch=config.batch, model_name=str(run.path), stopwatch=stopwatch)
+    heldout = heldout[: config.evaluate_prompts]
+    ppo_loop(config, prompts, heldout, run, sampler, judges, learner, track, state, stopwatch)
     return trunk
 
 
-def make_learner(config: PPOConfig, trunk: Trunk, judges: Judges) -> LocalLearner:
+def make_learner(config: PPOConfig, trunk: Trunk, judges: Judges, stopwatch: Stopwatch = STILL) -> LocalLearner:
     """The learner with its optimizer. Raises MannersError where the critic cannot begin as the reward model."""
     learner = LocalLearner(
         trunk, rank=config.rank, alpha=config.alpha, temperature=config.temperature, minibatches=config.minibatches,
         micro_tokens=config.micro_tokens, seed=config.seed, entropy_gradient=config.entropy_weight != 0,
         critic="shared" if config.critic == "shared" else "adapter", max_mean_ratio=config.max_mean_ratio,
+        stopwatch=stopwatch,
     )  # fmt: skip
     if config.critic == "reward":
         judge = judges.reward
@@ -112,18 +116,21 @@ def ppo_loop(
     learner: Learner,
     track: Track = untracked,
     state: Path | None = None,
+    stopwatch: Stopwatch = STILL,
 ) -> None:
     """The cycles of PPO on the three seams. Leaves metrics.jsonl, samples.jsonl, checkpoints/best and checkpoints/final."""
 
     def advantages(scored: ScoredRollouts, weights: Tensor | None) -> tuple[PPOBatch, dict[str, float]]:
-        batch = ppo_batch(scored, learner.values(scored), config, weights)
+        with stopwatch.part("values"):
+            values = learner.values(scored)
+        batch = ppo_batch(scored, values, config, weights)
         return batch, describe_critic(batch)
 
     def opened(batch: PPOBatch) -> dict[str, Tensor]:
         return {"value": batch.old_values}
 
     method = Method(advantages, partial(ppo_objective, config=config), opened, config.critic_warmup_steps)
-    run_cycles(config, prompts, heldout, run, sampler, judges, learner, method, track, state)
+    run_cycles(config, prompts, heldout, run, sampler, judges, learner, method, track, state, stopwatch)
 
 
 def ppo_batch(scored: ScoredRollouts, values: Tensor, config: PPOConfig, weights: Tensor | None = None) -> PPOBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from manners.ops.kl import k1, k3
 from manners.ops.masks import masked_mean, masked_variance
 from manners.protocols import Learner, Sampler
 from manners.rewards.opinion import Opinion
+from manners.stopwatch import STILL, RunningStopwatch, Stopwatch
 
 
 def judged(opinion: Opinion, second: Opinion | None) -> dict[str, float]:
@@ -115,6 +117,20 @@ def microscope(
             "tokens": sampler.pieces(scored.tokens[i, span].tolist()),
             "trace": {name: [float(f"{x:.4g}") for x in values.tolist()] for name, values in trace.items()},
         }
+
+
+def stopwatch_for(profile: bool, device: torch.device) -> Stopwatch:
+    """What sampler, loop and learner share to time their parts: one that waits for `device` at each end of a part, or, without
+    `profile`, the one that stands still."""
+    if not profile:
+        return STILL
+    match device.type:
+        case "cuda":
+            return RunningStopwatch(partial(torch.cuda.synchronize, device))
+        case "mps":
+            return RunningStopwatch(torch.mps.synchronize)
+        case _:
+            return RunningStopwatch()
 
 
 class Clock:

@@ -114,6 +114,10 @@ class OnPolicyConfig(Config):
     )
     log_rollouts: int = Field(6, ge=0, description="answers per step that the report opens token by token")
     save_every: int = Field(1, gt=0, description="steps between the states that a run can be resumed from")
+    profile: bool = Field(
+        False,
+        description="seconds of each step by part, down to prefill, decode and each epoch, for timings.jsonl and the report",
+    )
     gradient_checkpointing: GradientCheckpointing = False
     base_bits: BaseBits = "full"
     trust_remote_code: bool = False
