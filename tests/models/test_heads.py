@@ -69,12 +69,26 @@ def test_q_of_a_token_is_a_level_and_a_product_with_its_embedding() -> None:
     head = QHead(2)
     with torch.no_grad():
         head.inner.weight.copy_(torch.eye(2))
-        head.direction.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        head.direction.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
         head.level.linear.weight.copy_(torch.tensor([[10.0, 100.0]]))
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
-    # features are (3, 0): what is negative is cut off; level 30, direction (3, 0)
+    # features are (3, 0): what is negative is cut off; level 30, direction (6, 0) over the width, 2
     assert head.all(torch.tensor([[3.0, -5.0]]), weight).tolist() == [[33.0, 30.0, 33.0]]
     assert head.chosen(torch.tensor([[3.0, -5.0]]), weight, torch.tensor([0])).tolist() == [33.0]
+
+
+def test_a_step_of_adam_moves_q_no_further_than_a_few_times_the_value() -> None:
+    """Q of a token adds up as many entries as the trunk is wide: undivided, the first step would throw it hundreds of rewards away."""
+    width, rate = 576, 1e-3
+    hidden, weight = draw(1, width), 0.1 * draw(50, width)
+    head = QHead(width)
+    adam = torch.optim.Adam(head.parameters(), lr=rate)
+    (head.chosen(hidden, weight, torch.tensor([7])) - 1).square().sum().backward()
+    adam.step()
+    with torch.no_grad():
+        level, direction = head(hidden)
+    assert 0.05 < float(level) < 1
+    assert 0 < float((direction * weight[7]).sum()) < 3 * float(level)
 
 
 def test_the_partition_is_over_the_whole_vocabulary_with_its_gradient() -> None:

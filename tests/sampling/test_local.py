@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manners.batches import Rollouts
 from manners.errors import MannersError
-from manners.models.heads import QValues
+from manners.models.heads import QValues, heads_of
 from manners.models.shaping import QShaping
 from manners.models.trunk import TrainLayers, Trunk
 from manners.ops.logprobs import token_logprobs
@@ -236,6 +236,8 @@ def test_draws_follow_the_policy_times_the_exponential_of_its_advantage(temperat
     with torch.no_grad():
         for parameter in values.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        for head in heads_of(values.targets):
+            head.direction.weight *= trunk.width
     sampler = LocalSampler(trunk, None, batch=1000, shape=QShaping(values, trunk.head_weight, beta))
     rollouts = sampler.sample([Prompt.of("ab")] * count, max_tokens=2, temperature=temperature, seed=3)
     embedding = model.lm_head.weight.detach().double().numpy()
@@ -247,7 +249,7 @@ def test_draws_follow_the_policy_times_the_exponential_of_its_advantage(temperat
         for head in ("0", "1"):
             inside = np.maximum(parts[f"{head}.inner.weight"] @ h + parts[f"{head}.inner.bias"], 0)
             level = parts[f"{head}.level.linear.weight"][0] @ inside + parts[f"{head}.level.linear.bias"][0]
-            found.append(level + embedding @ (parts[f"{head}.direction.weight"] @ inside))
+            found.append(level + embedding @ (parts[f"{head}.direction.weight"] @ inside) / trunk.width)
         return np.minimum(*found) - 12.3
 
     @torch.no_grad()

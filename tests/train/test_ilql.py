@@ -433,8 +433,8 @@ def test_from_walks_of_a_drunkard_the_policy_learns_the_shortest_way(tmp_path: P
         walk = walk_from(start_at, rng)
         data.append(answered(start_at, (walk, (*[-1.0] * len(walk), 0.0))))
     run, trunk = learn(
-        tmp_path / "run", data, epochs=250, batch=5, rank=16, alpha=64, train_layers=2, learning_rate=2e-2, gamma=1.0, tau=0.9,
-        target_rate=0.2, conservative_weight=0.3, save_every=1000,
+        tmp_path / "run", data, epochs=250, batch=5, rank=16, alpha=64, train_layers=2, learning_rate=2e-2, head_learning_rate=3e-2,
+        gamma=1.0, tau=0.9, target_rate=0.2, conservative_weight=0.3, save_every=1000,
     )  # fmt: skip
     values = load_q_values(run.checkpoint("final"), trunk)
     prompts = [Prompt.of(letter) for letter in "abcde" for _ in range(20)]

@@ -41,15 +41,17 @@ class ScalarHead(nn.Module):
 
 
 class QHead(nn.Module):
-    """Q(s, a) of every token a from a hidden state h: level(h) + w_a·direction(h), w being the frozen output embedding [V, H].
+    """Q(s, a) of every token a from a hidden state h: level(h) + w_a·direction(h)/H, w being the frozen output embedding [V, H].
 
     Both parts read one hidden layer as wide as h. A matrix of its own from there to V tokens would be larger than a small model itself;
     this one costs 2·H² weights, and tokens that are alike begin alike. The part common to all tokens is apart from what tells them apart
-    (Wang et al. 2016, arXiv 1511.06581). All Q are 0 before the first update.
+    (Wang et al. 2016, arXiv 1511.06581). All Q are 0 before the first update. A step of Adam moves every entry of direction(h) by about as
+    much as level(h), and w_a adds up H of them: without the division by H the first steps would throw Q far beyond every reward.
     """
 
     def __init__(self, width: int, seed: int = 0) -> None:
         super().__init__()
+        self.width = width
         self.inner = nn.Linear(width, width)
         self.direction = nn.Linear(width, width, bias=False)
         self.level = ScalarHead.for_value(width)
@@ -58,9 +60,9 @@ class QHead(nn.Module):
         nn.init.zeros_(self.direction.weight)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """level [N] and direction [N, H] of hidden states [N, H], float32."""
+        """level [N] and direction / H [N, H] of hidden states [N, H], float32."""
         features = torch.relu(self.inner(hidden.to(self.inner.weight.dtype)))
-        return self.level(features), self.direction(features)
+        return self.level(features), self.direction(features) / self.width
 
     def chosen(self, hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
         """Q(s, a) [N] of tokens [N]."""
