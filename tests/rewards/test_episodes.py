@@ -13,7 +13,7 @@ from manners.feedback.answers import Answered
 from manners.models.heads import ScalarHead
 from manners.models.trunk import Trunk
 from manners.records import Completion, Prompt
-from manners.rewards.episodes import as_rollouts, judged_by, rewards_of_tokens, tokenised
+from manners.rewards.episodes import as_rollouts, centred, judged_by, rewards_of_tokens, tokenised
 from manners.rewards.groups import GroupStates
 from manners.rewards.model import RewardModel
 from manners.text.chat import Chat
@@ -48,6 +48,12 @@ def test_a_list_pays_every_token() -> None:
     assert paid(answered("p", ("abcd", (1.0, 2.0, 3.0, 4.0, 5.0))), max_tokens=2) == [[1.0, 2.0]]
     with pytest.raises(MannersError, match="has 3 tokens with its end and 2 rewards"):
         paid(answered("p", ("ab", (1.0, 2.0))))
+
+
+def test_centred_rewards_of_a_prompt_add_up_to_nothing() -> None:
+    given = [[torch.tensor([0.0, 3.0]), torch.tensor([1.0])], [torch.tensor([1.0, 2.0])]]
+    assert [[answer.tolist() for answer in answers] for answers in centred(given)] == [[[0, 1], [-1]], [[1, -1]]]
+    assert given[0][0].tolist() == [0, 3]  # what was given stays as it is
 
 
 def test_without_a_reward_there_is_an_error_that_says_what_to_do() -> None:

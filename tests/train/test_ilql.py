@@ -275,6 +275,18 @@ def test_without_the_judged_answers_it_learns_from_its_own_alone(tmp_path: Path)
         ILQLConfig(judged_answers=False)
 
 
+def test_centred_it_does_not_matter_what_all_answers_to_a_prompt_earned_alike(tmp_path: Path) -> None:
+    raised = [replace(one, rewards=tuple(r + 4.0 * i for r in one.rewards)) for i, one in enumerate(DATA)]
+
+    def adapter(name: str, data: Sequence[Answered], centre: bool) -> Tensor:
+        _, trunk = learn(tmp_path / name, data, centre_rewards=centre, cloning_beta=1.0, cloning_advantage="target")
+        return torch.cat([p.detach().flatten() for p in trunk.adapters.parameters("policy")])
+
+    one, other = (adapter(name, data, True) for name, data in (("a", DATA), ("b", raised)))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert (adapter("c", DATA, False) - adapter("d", raised, False)).abs().max() > 1e-2
+
+
 def test_without_rewards_and_judge_there_is_nothing_to_learn(tmp_path: Path) -> None:
     with pytest.raises(MannersError, match="without rewards and nobody to judge them"):
         learn(tmp_path / "run", [replace(DATA[0], rewards=())])
@@ -433,7 +445,7 @@ def test_from_walks_of_a_drunkard_the_policy_learns_the_shortest_way(tmp_path: P
         walk = walk_from(start_at, rng)
         data.append(answered(start_at, (walk, (*[-1.0] * len(walk), 0.0))))
     run, trunk = learn(
-        tmp_path / "run", data, epochs=250, batch=5, rank=16, alpha=64, train_layers=2, learning_rate=2e-2, head_learning_rate=3e-2,
+        tmp_path / "run", data, epochs=250, batch=5, rank=16, alpha=64, train_layers=2, learning_rate=5e-3, head_learning_rate=3e-2,
         gamma=1.0, tau=0.9, target_rate=0.2, conservative_weight=0.3, save_every=1000,
     )  # fmt: skip
     values = load_q_values(run.checkpoint("final"), trunk)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from manners.models.adapters import LoRALinear
+from manners.ops.products import Reordered, times
 
 ATTENTION, INNER = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
@@ -66,10 +67,9 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, residual: Tensor | None, product: Product, scale: float, *adapter: Tensor
     ) -> Tensor:
-        added = [t for t in (product.bias, residual) if t is not None]
-        y = torch.addmm(added[-1], x, product.weight) if added else x @ product.weight
-        if len(added) == 2:
-            y += added[0]
+        y = times(x, product.weight)
+        for more in (product.bias, residual):
+            y = y if more is None else y.add_(more)
         ctx.product, ctx.scale, ctx.adapted, ctx.residual = product, scale, bool(adapter), residual is not None
         if adapter:
             a, b = torch.cat(adapter[::2]), adapter[1::2]
@@ -86,13 +86,13 @@ class _Product(torch.autograd.Function):
         product = ctx.product
         of_residual = wide if ctx.residual else None
         if not ctx.adapted:
-            of_x = wide @ product.weight.T if ctx.needs_input_grad[0] else None
+            of_x = times(wide, product.weight.T) if ctx.needs_input_grad[0] else None
             return of_x, of_residual, None, None
         x, low, a, *b = ctx.saved_tensors
         rank = len(a) // len(b)
         narrow = torch.cat([wide[:, part] @ up for part, up in zip(product.columns, b, strict=True)], 1)
         narrow *= ctx.scale
-        of_x = torch.addmm(wide @ product.weight.T, narrow, a) if ctx.needs_input_grad[0] else None
+        of_x = times(wide, product.weight.T).addmm_(narrow, a) if ctx.needs_input_grad[0] else None
         of_a = (narrow.T @ x).split(rank)
         of_b = [
             (wide[:, part].T @ part_low).mul_(ctx.scale)
@@ -233,17 +233,17 @@ class LeanLayer:
         x = self.out(attended.transpose(1, 2).reshape(len(x), -1), x)
         return self.down(_Gate.apply(self.inner(_Norm.apply(x, *self.norms[1]))), x)
 
-    def merged(self, adapter: str | None) -> tuple[Tensor, ...]:
-        """The weights of the four products with the adapter added."""
-        return tuple(product.merged(adapter) for product in (self.qkv, self.out, self.inner, self.down))
+    def merged(self, adapter: str | None) -> tuple[Reordered, ...]:
+        """The four products with the adapter added to the weights."""
+        return tuple(Reordered(product.merged(adapter)) for product in (self.qkv, self.out, self.inner, self.down))
 
-    def step(self, x: Tensor, weights: tuple[Tensor, ...], seen: Attended, remember: Callable[..., Any]) -> Tensor:
-        """As calling it, without gradient, with `weights` that `merged` gave; `remember` takes keys and values [B, k, T, D] of the new
+    def step(self, x: Tensor, products: tuple[Reordered, ...], seen: Attended, remember: Callable[..., Any]) -> Tensor:
+        """As calling it, without gradient, with `products` that `merged` gave; `remember` takes keys and values [B, k, T, D] of the new
         tokens and gives those of all, as a cache does."""
-        qkv, out, inner, down = weights
+        qkv, out, inner, down = products
         batch, length = seen.cosines.shape[:2]
         width, group = seen.cosines.shape[-1], self.heads // self.groups
-        product = _plus(_normed(x, *self.norms[0]) @ qkv, self.qkv.bias).view(batch, length, -1, width)
+        product = _plus(qkv(_normed(x, *self.norms[0])), self.qkv.bias).view(batch, length, -1, width)
         turned = rotated(product[:, :, : self.heads + self.groups], seen.cosines, seen.sines)
         keys, values = remember(
             turned[:, :, self.heads :].transpose(1, 2), product[:, :, -self.groups :].transpose(1, 2)
@@ -253,9 +253,9 @@ class LeanLayer:
         mask = seen.mask if seen.mask is None or length == 1 else seen.mask.repeat(1, 1, group, 1)
         attended = nn.functional.scaled_dot_product_attention(queries.flatten(2, 3), keys, values, attn_mask=mask)
         attended = attended.view(batch, self.groups, group, length, width).permute(0, 3, 1, 2, 4).reshape(len(x), -1)
-        x = _plus(torch.addmm(x, attended, out), self.out.bias)
-        gate, up = _plus(_normed(x, *self.norms[1]) @ inner, self.inner.bias).chunk(2, 1)
-        return _plus(torch.addmm(x, nn.functional.silu(gate).mul_(up), down), self.down.bias)
+        x = _plus(out(attended, x), self.out.bias)
+        gate, up = _plus(inner(_normed(x, *self.norms[1])), self.inner.bias).chunk(2, 1)
+        return _plus(down(nn.functional.silu(gate).mul_(up), x), self.down.bias)
 
 
 def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -30,6 +30,7 @@ from manners.models.lean import Attended, LeanLayer, fits
 from manners.models.quantised import PLAIN, BaseBits, SeparateAdapters, SeparateLoRA, quantise
 from manners.models.recompute import recomputed, recomputing
 from manners.ops.logprobs import token_logprobs
+from manners.ops.products import Reordered
 
 TrainLayers = int | Literal["all"]
 
@@ -153,7 +154,8 @@ class Trunk(nn.Module):
         lean = lean and plain and fits(self._decoder, self._layers)
         self._again = gradient_checkpointing
         self._lean = [LeanLayer.of(layer, self._decoder.config) for layer in self._layers] if lean else []
-        self._merged: list[tuple[Tensor, ...]] = []
+        self._merged: list[tuple[Reordered, ...]] = []  # within `merged`: the products of each layer
+        self._head: Reordered | None = None  # and that of the head
         self._below = _slice(self._decoder, self._layers, self._norm, 0, self.branch, takes_states=False)
         self._above = _slice(self._decoder, self._layers, self._norm, self.branch, depth, takes_states=True,
                              again=gradient_checkpointing)  # fmt: skip
@@ -267,14 +269,18 @@ class Trunk(nn.Module):
 
     @contextlib.contextmanager
     def merged(self, name: str | None) -> Iterator[None]:
-        """Within the block `forward_cached` computes with the adapter `name` merged into the weights; the base is left as it is."""
+        """Within the block `forward_cached` computes with the adapter `name` merged into the weights; the base is left as it is.
+
+        On lean layers it holds a copy of all weights, in an order that is fast with few rows.
+        """
         if self._lean:
             with torch.no_grad():
                 self._merged = [layer.merged(name) for layer in self._lean]
+                self._head = Reordered(self.head_weight.T)
             try:
                 yield
             finally:
-                self._merged = []
+                self._merged, self._head = [], None
         else:
             with self.adapters.merged(name):
                 yield
@@ -296,11 +302,15 @@ class Trunk(nn.Module):
         x = self._decoder.get_input_embeddings()(tokens)
         seen, shape = self._attended(x, positions, attention), x.shape
         flat = at_branch = x.reshape(-1, shape[-1])
-        for number, (layer, weights) in enumerate(zip(self._lean, self._merged, strict=True)):
+        for number, (layer, products) in enumerate(zip(self._lean, self._merged, strict=True)):
             if number == self.branch:
                 at_branch = flat.clone()
-            flat = layer.step(flat, weights, seen, cache.layers[number].update)
+            flat = layer.step(flat, products, seen, cache.layers[number].update)
         return self._normed(flat.view(shape)), at_branch.view(shape)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[B, V] of final hidden states [B, H], without gradient; fastest within `merged`."""
+        return hidden @ self.head_weight.T if self._head is None else self._head(hidden)
 
     @contextlib.contextmanager
     def watch_branch(self) -> Iterator[BranchWatch]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manners.ops.products import times
+
 CHUNK = 512
 
 
@@ -48,7 +50,7 @@ class _FrozenHead(torch.autograd.Function):
         entropy_jacobian = torch.empty_like(hidden) if need and entropy_gradient else hidden.new_empty(0)
         for start in range(0, count, CHUNK):
             rows = slice(start, start + CHUNK)
-            logits = (hidden[rows] @ weight.T).to(logps.dtype).div_(temperature)
+            logits = times(hidden[rows], weight.T).to(logps.dtype).div_(temperature)
             logits -= logits.logsumexp(-1, keepdim=True)  # log-probabilities from here on
             logps[rows] = logits.gather(-1, tokens[rows, None])[:, 0]
             probabilities = logits.exp()

@@ -99,6 +99,19 @@ def rewards_of_tokens(answered: Sequence[Answered], groups: Sequence[Group], cha
     ]
 
 
+def centred(rewards: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The same, less on every last token what the answers to its prompt earned on average: they add up to 0 for each prompt.
+
+    What is taken off is the same for all answers to a prompt, and so changes no policy's rank; what is left tells good answers from bad
+    ones, and no longer easy prompts from hard ones. The only answer to its prompt is left with nothing.
+    """
+    found = []
+    for answers in rewards:
+        mean = torch.stack([answer.sum() for answer in answers]).mean()
+        found.append([torch.cat([answer[:-1], answer[-1:] - mean]) for answer in answers])
+    return found
+
+
 def _paid(one: Answered, place: int, kept: int, chat: Chat) -> Tensor:
     reward = one.rewards[place]
     if isinstance(reward, tuple):

@@ -148,7 +148,7 @@ class LocalSampler:
         states = [[branch[i, padding[i] :]] for i in range(len(prompts))]
         hidden = hidden[:, -1]
         for step in range(max_tokens):
-            tokens, chosen = _draw(self.shape(hidden, hidden @ trunk.head_weight.T), temperature, noise[alive, step])
+            tokens, chosen = _draw(self.shape(hidden, trunk.logits(hidden)), temperature, noise[alive, step])
             for row, token, logp in zip(alive.tolist(), tokens.tolist(), chosen, strict=True):
                 responses[row].append(token)
                 logps[row].append(logp)

@@ -36,7 +36,7 @@ from manners.ops.advantages import gae
 from manners.ops.kl import k1
 from manners.protocols import Objective, Scorer
 from manners.records import Prompt
-from manners.rewards.episodes import judged_by, rewards_of_tokens, tokenised
+from manners.rewards.episodes import centred, judged_by, rewards_of_tokens, tokenised
 from manners.rewards.groups import GroupStates
 from manners.rewards.load import ScorerConfig, load_scorer
 from manners.rewards.opinion import ask
@@ -62,6 +62,9 @@ class ILQLConfig(Config):
         0, ge=0, description="answers of the model itself to each training prompt, put to the data; needs a judge"
     )
     judged_answers: bool = Field(True, description="learn from the answers in the data; false: from its own alone")
+    centre_rewards: bool = Field(
+        False, description="take off every reward what the answers to its prompt earned on average"
+    )
     train_layers: TrainLayers = Field(8, description="adapters on the top N layers, or 'all'")
     rank: int = Field(16, gt=0, description="LoRA rank")
     alpha: float = Field(32, gt=0, description="LoRA alpha")
@@ -196,7 +199,8 @@ def train_ilql(
         if scorers.reward is not None:
             known = judged_by(scorers.reward, known, cached, chat, config.micro_tokens, track)
         write_jsonl(run.path / ANSWERS, (one.to_json() for one in known))
-    data = Data(cached, rewards_of_tokens(known, groups, chat))
+    rewards = rewards_of_tokens(known, groups, chat)
+    data = Data(cached, centred(rewards) if config.centre_rewards else rewards)
     sampler = LocalSampler(trunk, POLICY, model_name=str(run.path), shape=learner.shape)
     ilql_loop(config, data, heldout[: config.evaluate_prompts], run, sampler, scorers, learner, track, state, clock)
     return trunk
