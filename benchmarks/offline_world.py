@@ -28,7 +28,7 @@ from manners.train.sft import SFTConfig, train_sft
 
 WIDTH, TOKENS, BATCH = 32, 16, 512
 SETTINGS: dict[str, Any] = {
-    "train_layers": "all", "rank": 8, "alpha": 16, "epochs": 4, "batch": 10, "learning_rate": 3e-3, "head_learning_rate": 1e-2,
+    "train_layers": "all", "rank": 8, "alpha": 16, "epochs": 4, "batch": 10, "learning_rate": 3e-3, "head_learning_rate": 4e-2,
     "gamma": 1.0, "lam": 1.0, "target_rate": 0.2, "micro_tokens": 32_768, "save_every": 1000,
 }  # fmt: skip
 VARIANTS: tuple[dict[str, Any], ...] = (

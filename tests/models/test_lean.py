@@ -12,7 +12,8 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2Fo
 from transformers.cache_utils import Cache
 
 from manners.models.lean import rotated
-from manners.models.trunk import Packed, TrainLayers, Trunk, pack_rows
+from manners.models.packing import Packed, pack_rows
+from manners.models.trunk import TrainLayers, Trunk
 from manners.records import Prompt
 from manners.sampling.local import LocalSampler, _block, _draw, _Row
 

@@ -5,7 +5,8 @@ import torch
 from tiny import KINDS, shake, tiny_model, tiny_tokenizer
 from torch import Tensor
 
-from manners.models.trunk import Packed, TrainLayers, Trunk, pack_rows
+from manners.models.packing import Packed, pack_rows
+from manners.models.trunk import TrainLayers, Trunk
 
 torch.set_num_threads(1)
 

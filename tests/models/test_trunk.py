@@ -1,47 +1,18 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from tiny import KINDS, shake, tiny_model, tiny_tokenizer, tiny_trunk
-from torch import Tensor
+from trunks import LAYERS, close, drawn_tokens, every_trunk, plain, plain_hidden, with_adapter
 
 from manners.batches import TokenBatch
 from manners.errors import MannersError
-from manners.models.trunk import Packed, TrainLayers, Trunk, pack_rows
-
-LAYERS: tuple[TrainLayers, ...] = ("all", 1, 2)
-every_trunk = pytest.mark.parametrize(("kind", "train_layers"), [(kind, layers) for kind in KINDS for layers in LAYERS])
-
-
-def drawn_tokens(rows: int = 3, width: int = 9, seed: int = 0) -> Tensor:
-    return torch.randint(5, 101, (rows, width), generator=torch.Generator().manual_seed(seed))
-
-
-@functools.cache
-def plain(kind: str) -> Any:
-    return tiny_model(kind)
-
-
-@torch.no_grad()
-def plain_hidden(kind: str, tokens: Tensor) -> Tensor:
-    hidden: Tensor = plain(kind)(tokens, output_hidden_states=True).hidden_states[-1]
-    return hidden
-
-
-def close(got: Tensor, wanted: Tensor, atol: float = 2e-5) -> None:
-    torch.testing.assert_close(got, wanted, rtol=0, atol=atol)
-
-
-def with_adapter(kind: str, train_layers: TrainLayers) -> Trunk:
-    trunk = tiny_trunk(kind, train_layers)
-    trunk.adapters.add("policy", rank=2, alpha=4, seed=0)
-    shake(trunk, "policy")
-    return trunk
+from manners.models.packing import pack_rows
+from manners.models.trunk import TrainLayers, Trunk
 
 
 @every_trunk
@@ -118,76 +89,6 @@ def test_padding_behind_a_row_changes_nothing(kind: str, train_layers: TrainLaye
         assert torch.equal(got[mask], trunk.hidden(trunk.states(other))[mask])
         for row, length in enumerate(lengths):
             close(trunk.hidden(trunk.states(tokens[row : row + 1, :length]))[0], got[row, :length])
-
-
-PROMPTS = [[7, 8, 9, 10], [30, 31]]
-RESPONSES = [[[11, 12, 13], [14], [11, 15, 16, 17, 18]], [[40, 41], [42, 43, 44]]]
-
-
-def packed() -> Packed:
-    return pack_rows(list(zip(PROMPTS, RESPONSES, strict=True)))
-
-
-def test_a_packed_row_by_hand() -> None:
-    got = pack_rows([([7, 8], [[9], [10, 11]]), ([5], [[6]])])
-    assert got.tokens.tolist() == [[7, 8, 9, 10, 11], [5, 6, 0, 0, 0]]
-    assert got.positions.tolist() == [[0, 1, 2, 2, 3], [0, 1, 0, 0, 0]]
-    assert got.segments.tolist() == [[0, 0, 1, 2, 2], [0, 1, -1, -1, -1]]
-    assert got.ends.tolist() == [[2, 4], [1, -1]]
-    first, second = got.attention[:, 0].int().tolist()
-    assert first == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
-    assert second[:2] == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
-    assert all(any(row) for row in second)  # softmax over nothing would be NaN
-
-
-@every_trunk
-def test_packed_rows_equal_separate_rows(kind: str, train_layers: TrainLayers) -> None:
-    trunk, rows = with_adapter(kind, train_layers), packed()
-    for adapter in (None, "policy"):
-        with trunk.adapters.using(adapter), torch.no_grad():
-            states = trunk.states(rows)
-            together = trunk.hidden(states, rows)
-            for row, prompt in enumerate(PROMPTS):
-                for k, response in enumerate(RESPONSES[row]):
-                    tokens = torch.tensor([[*prompt, *response]])
-                    alone_states = trunk.states(tokens)
-                    alone = trunk.hidden(alone_states)[0]
-                    end = int(rows.ends[row, k])
-                    own = [*range(len(prompt)), *range(end - len(response) + 1, end + 1)]
-                    close(states[row, own], alone_states[0])
-                    close(together[row, own], alone)
-                    if adapter is None:
-                        close(together[row, own], plain_hidden(kind, tokens)[0])
-
-
-@every_trunk
-def test_padding_of_packed_rows_changes_nothing(kind: str, train_layers: TrainLayers) -> None:
-    trunk, rows = with_adapter(kind, train_layers), packed()
-    padding = rows.segments < 0
-    assert padding.any()
-    spoilt = Packed(
-        rows.tokens.masked_fill(padding, 77), rows.positions.masked_fill(padding, 5), rows.segments, rows.ends
-    )
-    with trunk.adapters.using("policy"), torch.no_grad():
-        clean, other = (trunk.hidden(trunk.states(r), r) for r in (rows, spoilt))
-    assert torch.equal(clean[~padding], other[~padding])
-    assert clean.isfinite().all()
-
-
-def test_an_empty_response_does_not_end_in_another_one() -> None:
-    assert pack_rows([([7, 8], [[9], [], [10]])]).ends.tolist() in ([[2, 1, 3]], [[2, -1, 3]])
-
-
-def test_one_response_does_not_see_another() -> None:
-    trunk = with_adapter("llama", 2)
-    changed = [[[11, 12, 13], [99], [11, 15, 16, 17, 18]], RESPONSES[1]]
-    with trunk.adapters.using("policy"), torch.no_grad():
-        before, after = (
-            trunk.hidden(trunk.states(rows), rows)[0]
-            for rows in (packed(), pack_rows(list(zip(PROMPTS, changed, strict=True))))
-        )
-    moved = (before - after).abs().amax(-1) > 0
-    assert moved.nonzero()[:, 0].tolist() == [7]  # behind a prompt of 4 and a response of 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

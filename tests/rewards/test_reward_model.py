@@ -16,7 +16,8 @@ from manners.batches import Rollouts
 from manners.errors import MannersError
 from manners.models.heads import ScalarHead
 from manners.models.load import load_trunk
-from manners.models.trunk import TrainLayers, Trunk, pack_rows
+from manners.models.packing import pack_rows
+from manners.models.trunk import TrainLayers, Trunk
 from manners.records import Completion, Message, Prompt
 from manners.rewards.model import RewardModel
 from manners.sampling.local import LocalSampler

@@ -140,6 +140,28 @@ def test_a_row_does_not_depend_on_the_size_of_the_batch(kind: str) -> None:
         close(parts.states[parts.mask], whole.states[whole.mask], atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_prompts_are_computed_once_and_answered_as_if_each_stood_alone(kind: str) -> None:
+    trunk = tiny_trunk(kind, 2)
+    prompts = [PROMPTS[i] for i in (2, 1, 2, 1, 2)]
+    alone = sample(trunk, prompts, batch=1)
+    seen: list[tuple[int, ...]] = []
+    forward = trunk.forward_cached
+
+    def spy(tokens: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        seen.append(tuple(tokens.shape))
+        return forward(tokens, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trunk, "forward_cached", spy)
+        together = sample(trunk, prompts)
+    assert seen[0][0] == 2
+    assert seen[1] == (5, 1)
+    assert responses(together) == responses(alone)
+    close(together.logps, alone.logps, atol=2e-5)
+    close(together.states[together.mask], alone.states[alone.mask], atol=2e-5)
+
+
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     trunk = tiny_trunk("llama")
     whole = responses(sample(trunk))

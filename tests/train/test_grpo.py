@@ -413,7 +413,14 @@ def learn(folder: Path, judge: Any = share_of_a, **fields: Any) -> tuple[Run, Tr
         {"advantage": "rloo", "ratio": "answer", "normalise": "sequences"},
         {"advantage": "reinforce", "answers": 1},
         {"advantage": "remax", "answers": 1},
-        {"ratio": "sequence", "normalise": "sequences", "kl_loss_weight": 0.01, "kl_loss": "forward"},
+        {
+            "ratio": "sequence",
+            "normalise": "sequences",
+            "kl_loss_weight": 0.05,
+            "kl_loss": "forward",
+            "learning_rate": 0.05,
+            "seed": 1,
+        },
     ],
     ids=["grpo", "dr_grpo", "rloo", "reinforce", "remax", "gspo"],
 )

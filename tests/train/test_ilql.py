@@ -18,8 +18,9 @@ from manners.errors import MannersError
 from manners.feedback.answers import Answered, read_answers
 from manners.learner.offline import QLearner
 from manners.models.heads import heads_of
+from manners.models.packing import pack_rows
 from manners.models.shaping import QShaping, load_q_values, shape_of
-from manners.models.trunk import Trunk, pack_rows
+from manners.models.trunk import Trunk
 from manners.records import Completion, Prompt
 from manners.rewards.load import FunctionJudge, ScorerConfig, TextScorer
 from manners.runs import Run

@@ -9,7 +9,7 @@ from tiny import shake, tiny_trunk
 from manners.batches import Rollouts
 from manners.config import Config
 from manners.learner.local import POLICY
-from manners.models.trunk import pack_rows
+from manners.models.packing import pack_rows
 from manners.records import Prompt
 from manners.rewards.direct import DirectObjective, Material
 from manners.rewards.groups import Group

@@ -128,7 +128,7 @@ class LocalLearner:
     def _critic_states(self, part: Rollouts | PolicyBatch, rows: Tensor, columns: Tensor) -> Tensor:
         """Hidden states [N, H] before the tokens at (rows, columns), as the value function sees them."""
         with self.trunk.adapters.using(self.critic):
-            return self.trunk.hidden(self._states(part, part.states))[rows, columns - 1]
+            return self.trunk.hidden_at(part, self._states(part, part.states), rows, columns - 1)
 
     def _states(self, part: TokenBatch, states: Tensor) -> Tensor:
         """The branch states: those of the sampler, or computed here where the sampler does not share the trunk."""

@@ -20,8 +20,9 @@ from manners.learner.local import POLICY
 from manners.learner.optimiser import Optimiser
 from manners.models.adapters import read_tensors
 from manners.models.heads import QValues, heads_of
+from manners.models.packing import Packed
 from manners.models.shaping import QShaping, save_q_values
-from manners.models.trunk import Packed, Trunk
+from manners.models.trunk import Trunk
 from manners.runs import read_json, write_json, writing
 
 

@@ -24,18 +24,18 @@ ATTENTION, INNER = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 class Product:
     """Linear layers that read the same input, as one product [N, inputs]·[inputs, outputs] with the outputs side by side.
 
-    `weight` [inputs, outputs] is contiguous, which suits products of few rows; the layers' own weights become views of it.
+    `weight` [outputs, inputs] holds theirs one below the other; the layers' own weights become views of it.
     """
 
     def __init__(self, layers: Sequence[LoRALinear | nn.Linear]) -> None:
         self.adapted = [layer for layer in layers if isinstance(layer, LoRALinear)]  # all of them or none
         bases = [layer.base if isinstance(layer, LoRALinear) else layer for layer in layers]
-        self.weight = torch.cat([base.weight.detach().T for base in bases], 1).contiguous()
+        self.weight = torch.cat([base.weight.detach() for base in bases])
         self.bias = None if bases[0].bias is None else torch.cat([base.bias.detach() for base in bases])
         ends = torch.tensor([len(base.weight) for base in bases]).cumsum(0).tolist()
         self.columns = [slice(end - len(base.weight), end) for end, base in zip(ends, bases, strict=True)]
         for base, part in zip(bases, self.columns, strict=True):
-            base.weight = nn.Parameter(self.weight[:, part].T, requires_grad=False)
+            base.weight = nn.Parameter(self.weight[part], requires_grad=False)
 
     @property
     def adapter(self) -> str | None:
@@ -43,12 +43,12 @@ class Product:
         return self.adapted[0].active if self.adapted else None
 
     def merged(self, adapter: str | None) -> Tensor:
-        """[inputs, outputs] with the adapter added; the weight itself where there is none."""
+        """The weight [outputs, inputs] with the adapter added; itself where there is none."""
         if adapter is None or not self.adapted:
             return self.weight
         weight = self.weight.clone()
         for layer, part in zip(self.adapted, self.columns, strict=True):
-            weight[:, part].addmm_(layer.a[adapter].T, layer.b[adapter].T, alpha=layer.scale[adapter])
+            weight[part].addmm_(layer.b[adapter], layer.a[adapter], alpha=layer.scale[adapter])
         return weight
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -67,7 +67,7 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, residual: Tensor | None, product: Product, scale: float, *adapter: Tensor
     ) -> Tensor:
-        y = times(x, product.weight)
+        y = times(x, product.weight.T)
         for more in (product.bias, residual):
             y = y if more is None else y.add_(more)
         ctx.product, ctx.scale, ctx.adapted, ctx.residual = product, scale, bool(adapter), residual is not None
@@ -86,13 +86,13 @@ class _Product(torch.autograd.Function):
         product = ctx.product
         of_residual = wide if ctx.residual else None
         if not ctx.adapted:
-            of_x = times(wide, product.weight.T) if ctx.needs_input_grad[0] else None
+            of_x = times(wide, product.weight) if ctx.needs_input_grad[0] else None
             return of_x, of_residual, None, None
         x, low, a, *b = ctx.saved_tensors
         rank = len(a) // len(b)
         narrow = torch.cat([wide[:, part] @ up for part, up in zip(product.columns, b, strict=True)], 1)
         narrow *= ctx.scale
-        of_x = times(wide, product.weight.T).addmm_(narrow, a) if ctx.needs_input_grad[0] else None
+        of_x = times(wide, product.weight).addmm_(narrow, a) if ctx.needs_input_grad[0] else None
         of_a = (narrow.T @ x).split(rank)
         of_b = [
             (wide[:, part].T @ part_low).mul_(ctx.scale)
@@ -235,7 +235,7 @@ class LeanLayer:
 
     def merged(self, adapter: str | None) -> tuple[Reordered, ...]:
         """The four products with the adapter added to the weights."""
-        return tuple(Reordered(product.merged(adapter)) for product in (self.qkv, self.out, self.inner, self.down))
+        return tuple(Reordered(product.merged(adapter).T) for product in (self.qkv, self.out, self.inner, self.down))
 
     def step(self, x: Tensor, products: tuple[Reordered, ...], seen: Attended, remember: Callable[..., Any]) -> Tensor:
         """As calling it, without gradient, with `products` that `merged` gave; `remember` takes keys and values [B, k, T, D] of the new

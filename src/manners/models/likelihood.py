@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from manners.batches import split_by_tokens
-from manners.models.trunk import Packed, Trunk, pack_rows
+from manners.models.packing import Packed, pack_rows
+from manners.models.trunk import Trunk
 from manners.runs import Track, untracked
 
 

@@ -4,7 +4,7 @@ Only layers from the *branch* up carry adapters. Everything below is the same fo
 per text (`states`) and every role, every epoch goes on from there (`hidden`). With `train_layers: all` the branch is 0 and the
 states are the embeddings.
 
-Several responses to one prompt can stand in one row (`Packed`): they share the prompt's positions and do not see each other.
+Several responses to one prompt can stand in one row (models/packing.py): the prompt is computed once.
 """
 
 from __future__ import annotations
@@ -16,81 +16,23 @@ import hashlib
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from manners.batches import TokenBatch, pad_rows
+from manners.batches import TokenBatch
 from manners.errors import MannersError
 from manners.models.adapters import Adapters, LoRALinear
 from manners.models.lean import Attended, LeanLayer, fits
+from manners.models.packing import Packed, share_prompts
 from manners.models.quantised import PLAIN, BaseBits, SeparateAdapters, SeparateLoRA, quantise
 from manners.models.recompute import recomputed, recomputing
 from manners.ops.logprobs import token_logprobs
 from manners.ops.products import Reordered
 
 TrainLayers = int | Literal["all"]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows of one prompt and its K responses behind each other: tokens, positions, segments [B, T] long.
-
-    Segment 0 is the prompt, 1 … K are the responses, −1 is padding. Positions go on from the prompt in every response. `ends`
-    [B, K] is where each response's last token stands (−1: an empty one, or a row with fewer responses).
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    segments: Tensor
-    ends: Tensor
-
-    def to(self, device: torch.device) -> Packed:
-        return Packed(self.tokens.to(device), self.positions.to(device), self.segments.to(device), self.ends.to(device))
-
-    @property
-    def response_mask(self) -> Tensor:
-        """[B, T] bool: tokens of the responses."""
-        return self.segments > 0
-
-    @property
-    def before(self) -> Tensor:
-        """[B, T] long: where the token stands that a response token follows; for the first of a response, the prompt's last."""
-        steps = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        prompt_lengths = (self.segments == 0).sum(-1, keepdim=True)
-        return torch.where(self.positions == prompt_lengths, prompt_lengths, steps) - 1
-
-    @property
-    def attention(self) -> Tensor:
-        """[B, 1, T, T] bool: a token sees the prompt and its own response, up to itself; padding sees only itself."""
-        segment = self.segments
-        steps = torch.arange(segment.shape[1], device=segment.device)
-        visible = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-        seen = visible & (steps[None, None, :] <= steps[None, :, None]) & (segment[:, None, :] >= 0)
-        return (seen | torch.eye(len(steps), dtype=torch.bool, device=segment.device)[None])[:, None]
-
-
-def pack(
-    prompt: Sequence[int], responses: Sequence[Sequence[int]]
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """tokens, positions, segments and ends of one packed row."""
-    tokens, positions, segments, ends = list(prompt), list(range(len(prompt))), [0] * len(prompt), []
-    for k, response in enumerate(responses, 1):
-        tokens += response
-        positions += range(len(prompt), len(prompt) + len(response))
-        segments += [k] * len(response)
-        ends.append(len(tokens) - 1 if response else -1)
-    return tokens, positions, segments, ends
-
-
-def pack_rows(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packed:
-    """Pack rows of (prompt, responses) into one batch, padded on the right."""
-    parts = [pack(prompt, responses) for prompt, responses in rows]
-    tokens, positions, segments, ends = ([torch.tensor(part[i]) for part in parts] for i in range(4))
-    return Packed(pad_rows(tokens), pad_rows(positions), pad_rows(segments, -1), pad_rows(ends, -1))
 
 
 class Predicted(NamedTuple):
@@ -211,6 +153,17 @@ class Trunk(nn.Module):
             return self._normed(self._pass(self._lean[self.branch :], states, packed))
         return _run(self._above, packed, inputs_embeds=states)
 
+    def hidden_at(self, batch: TokenBatch, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Final hidden states [N, H] at `rows` and `columns` [N] of `batch` from its branch states [B, T, H], under the adapter that is on.
+
+        Equal prompts, as those of a group, are computed once.
+        """
+        shared = share_prompts(batch)
+        if shared is None:
+            return self.hidden(states)[rows, columns]
+        hidden = self.hidden(states[shared.rows, shared.columns], shared.packed)
+        return hidden[shared.groups[rows], shared.places[rows, columns]]
+
     def _pass(self, layers: Sequence[LeanLayer], states: Tensor, tokens: Tensor | Packed | None) -> Tensor:
         """States [B, T, H] behind `layers`."""
         batch, length = states.shape[:2]
@@ -244,10 +197,11 @@ class Trunk(nn.Module):
 
         The state at position t − 1 predicts the token at t: this is the one place of that shift.
         """
-        packed = batch if isinstance(batch, Packed) else None
-        hidden = self.hidden(states, packed)
         rows, columns = batch.response_mask.nonzero(as_tuple=True)
-        chosen = hidden[rows, columns - 1 if packed is None else packed.before[rows, columns]]
+        if isinstance(batch, Packed):
+            chosen = self.hidden(states, batch)[rows, batch.before[rows, columns]]
+        else:
+            chosen = self.hidden_at(batch, states, rows, columns - 1)
         found = token_logprobs(
             chosen,
             self.head_weight,
@@ -262,9 +216,9 @@ class Trunk(nn.Module):
         for name, layer in self.adapters.layers.items():
             parent, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(parent), leaf, layer.base)
-        for layer in self.model.modules():  # lean layers left views of wider tensors, which no checkpoint holds
-            if isinstance(layer, nn.Linear) and not layer.weight.is_contiguous():
-                layer.weight = nn.Parameter(layer.weight.detach().contiguous(), requires_grad=False)
+        for layer in self.model.modules():  # lean layers left views of larger tensors, which no checkpoint holds
+            if isinstance(layer, nn.Linear) and layer.weight.untyped_storage().nbytes() > layer.weight.nbytes:
+                layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         return self.model
 
     @contextlib.contextmanager

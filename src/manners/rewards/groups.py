@@ -18,7 +18,8 @@ from manners.batches import split_by_tokens
 from manners.errors import MannersError
 from manners.feedback.pairs import ties_of
 from manners.feedback.thumbs import Thumb
-from manners.models.trunk import Packed, Trunk, pack_rows
+from manners.models.packing import Packed, pack_rows
+from manners.models.trunk import Trunk
 from manners.records import Completion, Judgement, Pair, Prompt
 from manners.rewards.model import RewardModel
 from manners.runs import Track

@@ -19,7 +19,8 @@ from manners.errors import MannersError
 from manners.models.adapters import read_tensors
 from manners.models.heads import ScalarHead
 from manners.models.load import base_of, load_trunk
-from manners.models.trunk import Packed, Trunk, pack_rows
+from manners.models.packing import Packed, pack_rows
+from manners.models.trunk import Trunk
 from manners.records import Completion, Prompt
 from manners.runs import read_json, write_json, writing
 from manners.text.chat import Chat
@@ -110,12 +111,14 @@ def score_rollouts(models: Sequence[RewardModel], rollouts: Rollouts, max_tokens
     scores = torch.zeros(len(rollouts), len(models), device=rollouts.tokens.device)
     for index, part in rollouts.micro_batches(max_tokens):
         for column, model in enumerate(models):
+            last = (torch.arange(len(part), device=index.device), part.lengths - 1)
+            rows, columns = last if model.read == "last" else part.response_mask.nonzero(as_tuple=True)
             with trunk.adapters.using(model.adapter):
-                hidden = trunk.hidden(part.states)
-            last = hidden[torch.arange(len(part)), part.lengths - 1]
-            scores[index, column] = model.head(
-                last if model.read == "last" else _mean(hidden, part.response_mask[:, None])[:, 0]
-            )
+                hidden = trunk.hidden_at(part, part.states, rows, columns)
+            if model.read == "mean":
+                sums = hidden.new_zeros(len(part), hidden.shape[-1]).index_add_(0, rows, hidden)
+                hidden = sums / part.response_lengths.clamp(min=1)[:, None]
+            scores[index, column] = model.head(hidden)
     return _normalise(scores, models)
 
 

@@ -128,9 +128,11 @@ class LocalSampler:
     ) -> list[tuple[list[int], Tensor, Tensor]]:
         """For each prompt: response tokens, their log-probabilities [r], and branch states [prompt + r, H]."""
         trunk, device = self.trunk, self.trunk.device
+        places: dict[tuple[int, ...], int] = {}  # equal prompts are computed once
+        of_prompt = torch.tensor([places.setdefault(tuple(p), len(places)) for p in prompts], device=device)
         width = max(len(p) for p in prompts)
-        ids = torch.tensor([[self.chat.pad] * (width - len(p)) + p for p in prompts], device=device)
-        padding = torch.tensor([width - len(p) for p in prompts], device=device)
+        ids = torch.tensor([[self.chat.pad] * (width - len(p)) + list(p) for p in places], device=device)
+        padding = torch.tensor([width - len(p) for p in places], device=device)
         noise = torch.stack([torch.rand(max_tokens, generator=g) for g in streams]).to(device)
         cache = Cache(layers=[_Row(width + max_tokens) for _ in trunk.layers])
         steps = torch.arange(width + max_tokens, device=device)
@@ -145,8 +147,11 @@ class LocalSampler:
         logps: list[list[Tensor]] = [[] for _ in prompts]
         with self.stopwatch.part("prefill"):
             hidden, branch = trunk.forward_cached(ids, causal[:, None], positions, cache)
-        states = [[branch[i, padding[i] :]] for i in range(len(prompts))]
-        hidden = hidden[:, -1]
+        states = [[branch[i, padding[i] :]] for i in of_prompt.tolist()]
+        hidden, padding = hidden[of_prompt, -1], padding[of_prompt]
+        if len(places) < len(prompts):
+            for layer in cache.layers:
+                layer.keep(of_prompt)
         for step in range(max_tokens):
             tokens, chosen = _draw(self.shape(hidden, trunk.logits(hidden)), temperature, noise[alive, step])
             for row, token, logp in zip(alive.tolist(), tokens.tolist(), chosen, strict=True):
