@@ -1,7 +1,7 @@
 """Llama-like layers in few passes over memory: what transformers computes, with less in between.
 
 A small model on a CPU spends most of its time beside the matrix products: on one call after another, each with little to do, and on
-tensors that are written to be read once. Here the products of the same input are one, with weights stored as the backend likes them; the
+tensors that are written to be read once. Here the products of the same input are one; the
 low-rank part of an adapter, biases and residuals are added in place; and norms, rotation and activation have the gradients that a frozen
 base leaves, written by hand. Models that are not Llama-like, other number types and other devices go through transformers.
 """
