@@ -140,21 +140,29 @@ def median_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def counted(row: Row, model: Path, size: Size) -> float:
-    """Operations that one unit of the row's work needs at least."""
+    """Operations that one unit of the row's work needs at least: what prompts begin with alike, once for all of them."""
     chat = Chat(tokenizer_of(model), 2048)
-    asked = statistics.mean(len(chat.prompt(Prompt.of(text), room=0)) for text in prompts(size["prompts"]))
-    shape = floor.Shape.of(read_json(model / "config.json"), context=round(asked))
+    count = size["prompts"]
+    asked = [chat.prompt(Prompt.of(text), room=0) for text in prompts(count // 4 if row.work == "grpo" else count)]
+    shape = floor.Shape.of(read_json(model / "config.json"), context=round(statistics.mean(map(len, asked))))
     if row.work == "generate":
-        return floor.generation(shape, asked, size["tokens"]) / size["tokens"]
+        return floor.generation(shape, distinct(asked) / size["generated"], size["tokens"]) / size["tokens"]
     if row.work in ("ppo", "grpo"):
         epochs = size["epochs"] if row.work == "ppo" else 1
-        return floor.on_policy(shape, row.train_layers, asked, size["tokens"], epochs, judge=row.work == "ppo")
+        once = distinct(asked) / count
+        return floor.on_policy(shape, row.train_layers, once, size["tokens"], epochs, judge=row.work == "ppo")
     found = pairs(size["pairs"])
-    prompt = statistics.mean(len(chat.prompt(Prompt.of(p["prompt"]), room=0)) for p in found)
+    batches = [found[i : i + size["pair_batch"]] for i in range(0, len(found), size["pair_batch"])]
+    once = sum(distinct([chat.prompt(Prompt.of(p["prompt"]), room=0) for p in batch]) for batch in batches) / len(found)
     answers = statistics.mean(len(chat.tokenizer(p["chosen"] + p["rejected"])["input_ids"]) for p in found)
     if row.work == "dpo":
-        return floor.direct(shape, row.train_layers, prompt, answers)
-    return floor.reward(shape, row.train_layers, prompt, answers, row.pair_epochs) / row.pair_epochs
+        return floor.direct(shape, row.train_layers, once, answers)
+    return floor.reward(shape, row.train_layers, once, answers, row.pair_epochs) / row.pair_epochs
+
+
+def distinct(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens of rows have to be computed, where those behind the same tokens are the same."""
+    return len({tuple(row[: end + 1]) for row in rows for end in range(len(row))})
 
 
 def tokenizer_of(model: Path) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 FLOAT, MIB = 4, 2**20
-CHUNK = 512  # rows of logits at a time, as ops/logprobs.py
+ROWS, TOKENS = 512, 4096  # of logits at a time, as ops/logprobs.py
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,15 @@ def counted(size: Size) -> dict[str, int]:
     adapter = size.train_layers * size.rank * ends * FLOAT
     tokens = size.prompt + size.response
     micro = min(size.micro_tokens, size.batch * tokens)
-    # what a layer keeps per token: 8 states as wide as the model (norms, attention, residuals), keys and values, 4 inner, low-rank states
-    kept = 8 * size.width + 4 * narrow + 4 * size.inner + 7 * size.rank
+    # what a layer keeps per token: 7 states as wide as the model (before both norms; queries, keys, values and what comes of them, which
+    # stands twice), the inner state before its gate, low-rank states
+    kept = 7 * size.width + 2 * size.inner + 7 * size.rank
     held = size.train_layers * size.width + kept if size.gradient_checkpointing else size.train_layers * kept
-    rows = min(CHUNK, micro)
+    rows, columns = min(ROWS, micro), min(TOKENS, size.vocabulary)
     terms = {
         "weights": base, "adapters": adapter, "gradients": adapter, "adam": 2 * adapter,
         "states": size.batch * tokens * size.width * FLOAT, "activations": micro * held * FLOAT,
-        "logits": 2 * rows * size.vocabulary * FLOAT,
+        "logits": 2 * rows * columns * FLOAT,
     }  # fmt: skip
     return terms | {"peak": sum(terms.values())}
 
@@ -121,7 +122,8 @@ def iteration(size: Size) -> dict[str, float]:
         model="random", train_layers=size.train_layers, steps=2, batch=size.batch, max_tokens=size.response, rank=size.rank,
         epochs=1, minibatches=1, micro_tokens=size.micro_tokens, evaluate_prompts=0, log_rollouts=0, guards=(), save_every=2,
     )  # fmt: skip
-    prompts = [Prompt.of("x" * max(1, size.prompt - 3)) for _ in range(size.batch)]
+    # no two begin alike, so that each is computed whole
+    prompts = [Prompt.of(chr(ord("0") + i % 75) + "x" * max(1, size.prompt - 4)) for i in range(size.batch)]
     judge = TextScorer(FunctionJudge(lambda _prompts, answers: [float(len(answer)) for answer in answers]))
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", "ppo", config, {})

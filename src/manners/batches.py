@@ -7,7 +7,7 @@ never from the value of a token. `x[:, t]` speaks of `tokens[:, t]`: a log-proba
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -51,12 +51,12 @@ class TokenBatch:
         """The rows named by `index` [b] long, trimmed to the longest of them: every [B, T, …] field loses padding columns."""
         width = int(self.lengths[index].max())
         cut: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for own in fields(self):
+            value = getattr(self, own.name)
             if isinstance(value, Tensor):
-                cut[field.name] = value[index] if value.dim() == 1 else value[index, :width]
+                cut[own.name] = value[index] if value.dim() == 1 else value[index, :width]
             elif isinstance(value, tuple):
-                cut[field.name] = tuple(value[i] for i in index.tolist())
+                cut[own.name] = tuple(value[i] for i in index.tolist())
         return replace(self, **cut)
 
     def micro_batches(self, max_tokens: int) -> Iterator[tuple[Tensor, Self]]:
@@ -72,7 +72,8 @@ class Rollouts(TokenBatch):
 
     `finished` [B] bool: the response ends with the end-of-turn token. `states` [B, T, H]: states of `trunk` below its branch,
     which generation computes anyway. A sampler without a trunk in this process gives width H = 0 and `trunk` None; whoever
-    holds another trunk computes its own.
+    holds another trunk computes its own. `hidden` [B, T, H], where `trunk` sampled: the final states that each response token was drawn
+    from, 0 elsewhere.
     """
 
     logps: Tensor
@@ -81,6 +82,7 @@ class Rollouts(TokenBatch):
     prompts: tuple[Prompt, ...]
     completions: tuple[Completion, ...]
     trunk: object | None
+    hidden: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -38,21 +38,24 @@ def test_a_forward_pass_has_as_many_operations_as_torch_counts(floor: ModuleType
 
 
 def test_passes_add_up(floor: ModuleType) -> None:
-    shape = floor.Shape(layers=10, layer=3.0, head=7.0)
+    shape = floor.Shape(layers=10, layer=3.0, keys=1.0, head=7.0)
+    # six tokens through four layers, of which two are read: the last layer does 1 instead of 3 for the other four
+    assert shape.through(4, 6, 2) == 4 * 6 * 3 - 4 * 2 == 64
     # prompt 4, response 2; the last token that is drawn is read by the reward model, so it goes through the layers as well
-    assert floor.generation(shape, 4, 2) == 6 * 30 + 2 * 7
-    # two epochs over four layers: 2 · 2 · (6 · 4 · 3 + 2 · 7)
-    assert floor.update(shape, 4, 6, 2, 2) == 4 * (72 + 14)
+    assert floor.generation(shape, 4, 2) == (6 * 30 - 4 * 2) + 2 * 7
+    # two epochs, forward and back
+    assert floor.update(shape, 4, 6, 2, 2) == 4 * (64 + 14)
     alone = floor.on_policy(shape, 4, 4, 2, 2, judge=False)
-    assert alone == (180 + 14) + (72 + 14) + 4 * (72 + 14)
-    assert floor.on_policy(shape, 4, 4, 2, 2, judge=True) - alone == 72
+    assert alone == (172 + 14) + (64 + 14) + 4 * (64 + 14)
+    assert floor.on_policy(shape, 4, 4, 2, 2, judge=True) - alone == 72 - 5 * 2
     # a pair of 4 prompt and 6 answer tokens: six layers once, four layers forward and back in each epoch
-    assert floor.reward(shape, 4, 4, 6, 1) == 10 * 18 + 2 * 10 * 12
-    assert floor.reward(shape, 4, 4, 6, 3) - floor.reward(shape, 4, 4, 6, 1) == 2 * 2 * 120
-    assert floor.direct(shape, 4, 4, 6) == floor.reward(shape, 4, 4, 6, 1) + 2 * 6 * 7 + (120 + 6 * 7)
+    assert shape.through(4, 10, 6) == 112
+    assert floor.reward(shape, 4, 4, 6, 1) == 10 * 18 + 2 * 112
+    assert floor.reward(shape, 4, 4, 6, 3) - floor.reward(shape, 4, 4, 6, 1) == 2 * 2 * 112
+    assert floor.direct(shape, 4, 4, 6) == floor.reward(shape, 4, 4, 6, 1) + 2 * 6 * 7 + (112 + 6 * 7)
 
 
 def test_all_layers_cost_more_than_some(floor: ModuleType) -> None:
-    shape = floor.Shape(layers=30, layer=7.1e6, head=57e6)
+    shape = floor.Shape(layers=30, layer=7.1e6, keys=0.9e6, head=57e6)
     dear, cheap = (floor.on_policy(shape, layers, 45, 32, 4, judge=True) for layers in (30, 8))
     assert 1.5 < dear / cheap < 4

@@ -39,11 +39,11 @@ def test_every_term_by_hand(scripts: dict[str, ModuleType]) -> None:
     assert found["adam"] == 2 * found["adapters"]
     assert found["states"] == 4 * 8 * 64 * 4
     assert found["logits"] == 2 * 16 * 100 * 4
-    assert found["activations"] == 16 * 2 * (8 * 64 + 4 * 32 + 4 * 128 + 7 * 2) * 4
+    assert found["activations"] == 16 * 2 * (7 * 64 + 2 * 128 + 7 * 2) * 4
     assert found["peak"] == sum(value for name, value in found.items() if name != "peak")
     again = scripts["memory"].counted(replace(size, gradient_checkpointing=True))
     # the inputs of both layers, and one layer at a time
-    assert again["activations"] == 16 * (2 * 64 + 8 * 64 + 4 * 32 + 4 * 128 + 7 * 2) * 4
+    assert again["activations"] == 16 * (2 * 64 + 7 * 64 + 2 * 128 + 7 * 2) * 4
 
 
 @pytest.mark.parametrize("bits", ["full", 8, 4])

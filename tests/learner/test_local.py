@@ -612,7 +612,20 @@ def test_what_is_saved_comes_back_in_another_learner(tmp_path: Path, kind: str, 
     assert not torch.equal(again.logprobs(rollouts, "policy"), made.logprobs(rollouts, "policy"))
     again.load(tmp_path / "best")
     assert torch.equal(again.logprobs(rollouts, "policy"), made.logprobs(rollouts, "policy"))
-    assert torch.equal(again.values(rollouts), made.values(rollouts))
+    anew = replace(rollouts, hidden=None)
+    assert torch.equal(again.values(anew), made.values(anew))
+
+
+@pytest.mark.parametrize(("kind", "train_layers"), KINDS)
+def test_values_read_from_what_sampling_left_are_those_computed_anew(
+    kind: str, train_layers: TrainLayers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = setup(kind, train_layers)
+    rollouts = sample(made)
+    anew = made.values(replace(rollouts, hidden=None))
+    assert anew.std() > 0.05
+    monkeypatch.setattr(Trunk, "hidden_at", None)  # nothing is computed
+    torch.testing.assert_close(made.values(rollouts), anew, rtol=0, atol=1e-5)
 
 
 def test_a_checkpoint_holds_what_it_takes_and_nothing_of_the_base(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import shake, tiny_model, tiny_tokenizer
 from torch import Tensor
-from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import Cache
 
 from manners.models.lean import rotated
@@ -63,6 +64,11 @@ def close(got: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance * float(wanted.detach().abs().max()))
 
 
+def real(packed: Packed | None) -> Tensor:
+    """Where there is a token."""
+    return torch.ones(TOKENS.shape, dtype=torch.bool) if packed is None else packed.segments >= 0
+
+
 @every_trunk
 @pytest.mark.parametrize("packed", [None, PACKED], ids=["rows", "packed"])
 @pytest.mark.parametrize("name", [None, "policy", "other"])
@@ -74,8 +80,8 @@ def test_states_are_those_of_transformers(
         states = trunk.states(packed or TOKENS)
         with torch.no_grad(), trunk.adapters.using(name):
             found.append((states, trunk.hidden(states, packed)))
-    close(found[1][0], found[0][0])
-    close(found[1][1], found[0][1])
+    for got, wanted in zip(found[1], found[0], strict=True):
+        close(got[real(packed)], wanted[real(packed)])
 
 
 @every_trunk
@@ -89,7 +95,7 @@ def test_gradients_are_those_of_transformers(
         with trunk.adapters.using("policy"):
             hidden = trunk.hidden(trunk.states(packed or TOKENS), packed)
         weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))
-        (hidden * weights).sum().backward()
+        (hidden * weights)[real(packed)].sum().backward()
         gradients.append([p.grad for p in trunk.adapters.parameters("policy")])
     for got, wanted in zip(gradients[1], gradients[0], strict=True):
         assert wanted is not None
@@ -146,6 +152,18 @@ def test_samples_and_their_log_probabilities_are_those_of_the_plain_path() -> No
     assert torch.equal(plain.tokens, lean.tokens)
     close(lean.logps, plain.logps, 1e-4)
     close(lean.states, plain.states, 1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="nothing tells here which files are mapped")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_checkpoint_is_let_go_of(family: str, tmp_path: Path) -> None:
+    model_of(family).save_pretrained(tmp_path)
+    stored = str(tmp_path / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert stored in Path("/proc/self/maps").read_text()
+    trunk = Trunk(model, tiny_tokenizer(), 2)
+    assert stored not in Path("/proc/self/maps").read_text()
+    close(_hidden(trunk, None), _hidden(Trunk(model_of(family), tiny_tokenizer(), 2, lean=False), None))
 
 
 def test_other_models_go_through_transformers() -> None:

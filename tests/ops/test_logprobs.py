@@ -19,6 +19,12 @@ def drawn(count: int = 7, width: int = 5, vocabulary: int = 11, seed: int = 0) -
     return hidden, weight, torch.randint(vocabulary, (count,), generator=g)
 
 
+def cut(monkeypatch: pytest.MonkeyPatch, block: tuple[int, int]) -> None:
+    """Into blocks of so many rows and tokens of the vocabulary."""
+    monkeypatch.setattr(logprobs, "ROWS", block[0])
+    monkeypatch.setattr(logprobs, "TOKENS", block[1])
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 def test_values_equal_log_softmax_and_its_entropy(temperature: float) -> None:
     hidden, weight, tokens = drawn()
@@ -48,9 +54,11 @@ def test_zero_hidden_gives_the_uniform_distribution() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("chunk", [2, 512])
-def test_gradients_of_logps_and_entropies(temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK", chunk)
+@pytest.mark.parametrize("block", [(2, 3), (512, 4096)])
+def test_gradients_of_logps_and_entropies(
+    temperature: float, block: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(monkeypatch, block)
     hidden, weight, tokens = drawn(count=5)
     hidden.requires_grad_()
 
@@ -83,11 +91,11 @@ def test_entropies_carry_no_gradient_unless_asked() -> None:
     assert not got.entropies.requires_grad
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 512])
-def test_chunks_equal_the_whole(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [(1, 1), (3, 4), (7, 11), (512, 10)])
+def test_blocks_equal_the_whole(block: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, tokens = drawn()
     rows = [token_logprobs(hidden[i : i + 1], weight, tokens[i : i + 1]) for i in range(len(tokens))]
-    monkeypatch.setattr(logprobs, "CHUNK", chunk)
+    cut(monkeypatch, block)
     got = token_logprobs(hidden, weight, tokens)
     torch.testing.assert_close(got.logps, torch.cat([r.logps for r in rows]), rtol=0, atol=1e-12)
     torch.testing.assert_close(got.entropies, torch.cat([r.entropies for r in rows]), rtol=0, atol=1e-12)

@@ -143,7 +143,7 @@ def test_there_is_no_ensemble_of_nobody() -> None:
 def passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often any trunk ran its layers below and above the branch."""
     counts = {"below": 0, "above": 0}
-    states, hidden = Trunk.states, Trunk.hidden
+    states, hidden = Trunk.states, Trunk.hidden_at
 
     def below(self: Trunk, *arguments: Any) -> Tensor:
         counts["below"] += 1
@@ -154,7 +154,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return hidden(self, *arguments)
 
     monkeypatch.setattr(Trunk, "states", below)
-    monkeypatch.setattr(Trunk, "hidden", above)
+    monkeypatch.setattr(Trunk, "hidden_at", above)
     return counts
 
 

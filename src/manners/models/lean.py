@@ -1,9 +1,11 @@
 """Llama-like layers in few passes over memory: what transformers computes, with less in between.
 
 A small model on a CPU spends most of its time beside the matrix products: on one call after another, each with little to do, and on
-tensors that are written to be read once. Here the products of the same input are one; the
-low-rank part of an adapter, biases and residuals are added in place; and norms, rotation and activation have the gradients that a frozen
-base leaves, written by hand. Models that are not Llama-like, other number types and other devices go through transformers.
+tensors that are written to be read once. Here the products of the same input are one; the low-rank part of an adapter, biases and
+residuals are added in place; norms, rotation and activation have the gradients that a frozen base leaves, written by hand; norms and
+activation are not kept for them but computed again; and of what rows begin with alike there is one copy (models/prefixes.py).
+
+Models that are not Llama-like, other number types and other devices go through transformers.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from manners.models.adapters import LoRALinear
 from manners.ops.products import Reordered, times
 
+FEW = 16  # queries that read the same keys
 ATTENTION, INNER = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 
@@ -51,103 +54,145 @@ class Product:
             weight[part].addmm_(layer.b[adapter], layer.a[adapter], alpha=layer.scale[adapter])
         return weight
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[N, outputs] of x [N, inputs] under the adapter that is on, with `residual` [N, outputs] added."""
+    def __call__(self, x: Tensor, before: Norm | Gate | None = None, residual: Tensor | None = None) -> Tensor:
+        """[N, outputs] of x [N, inputs], or of `before` of x, under the adapter that is on, with `residual` [N, outputs] added."""
         name = self.adapter
         if name is None:
-            return _apply(x, residual, self, 0.0)
+            return _apply(x, residual, self, before, 0.0)
         low = [weight for layer in self.adapted for weight in (layer.a[name], layer.b[name])]
-        return _apply(x, residual, self, self.adapted[0].scale[name], *low)
+        return _apply(x, residual, self, before, self.adapted[0].scale[name], *low)
+
+
+class Norm(NamedTuple):
+    """x/√(mean x² + ε)·w of x [N, H]; w is frozen. Zhang and Sennrich 2019 (arXiv 1910.07467)."""
+
+    weight: Tensor
+    epsilon: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x * self._inverse(x)).mul_(self.weight)
+
+    def back(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of x, from that of the result."""
+        weighted, inverse = gradient * self.weight, self._inverse(x)
+        shared = torch.linalg.vecdot(weighted, x)[:, None].mul_(inverse**3).div_(-x.shape[-1])
+        return weighted.mul_(inverse).addcmul_(x, shared)
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return norm.square_().div_(x.shape[-1]).add_(self.epsilon).rsqrt_()
+
+
+class Gate:
+    """silu(g)·u [N, I] of [N, 2I], g and u side by side. Shazeer 2020 (arXiv 2002.05202)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, 1)
+        return nn.functional.silu(gate).mul_(up)
+
+    def back(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of x, from that of the result."""
+        gate, up = x.chunk(2, 1)
+        both = torch.empty_like(x)
+        of_gate, of_up = both.chunk(2, 1)
+        torch.mul(nn.functional.silu(gate), gradient, out=of_up)
+        of_gate.copy_(torch.ops.aten.silu_backward(gradient * up, gate))
+        return both
+
+
+GATE = Gate()
 
 
 class _Product(torch.autograd.Function):
-    """x·W + bias + residual + scale·(x·Aᵢᵀ)·Bᵢᵀ in the columns of each layer i; x, the residual, A and B may have gradients."""
+    """z·W + bias + residual + scale·(z·Aᵢᵀ)·Bᵢᵀ in the columns of each layer i, where z is x or what stands before the product of x; x, the
+    residual, A and B may have gradients. Kept for them is x alone: z is cheap, and computed again."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, product: Product, scale: float, *adapter: Tensor
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        product: Product,
+        before: Norm | Gate | None,
+        scale: float,
+        *adapter: Tensor,
     ) -> Tensor:
-        y = times(x, product.weight.T)
+        z = x if before is None else before(x)
+        y = times(z, product.weight.T)
         for more in (product.bias, residual):
             y = y if more is None else y.add_(more)
-        ctx.product, ctx.scale, ctx.adapted, ctx.residual = product, scale, bool(adapter), residual is not None
+        ctx.product, ctx.before, ctx.scale, ctx.residual = product, before, scale, residual is not None
+        low: tuple[Tensor, ...] = ()
         if adapter:
             a, b = torch.cat(adapter[::2]), adapter[1::2]
-            low = x @ a.T
+            low = (z @ a.T, a, *b)
             rank = len(a) // len(b)
             for i, (part, up) in enumerate(zip(product.columns, b, strict=True)):
-                y[:, part].addmm_(low[:, i * rank : (i + 1) * rank], up.T, alpha=scale)
-            ctx.save_for_backward(x, low, a, *b)
+                y[:, part].addmm_(low[0][:, i * rank : (i + 1) * rank], up.T, alpha=scale)
+        ctx.save_for_backward(x, *low)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (wide,) = gradients
-        product = ctx.product
-        of_residual = wide if ctx.residual else None
-        if not ctx.adapted:
-            of_x = times(wide, product.weight) if ctx.needs_input_grad[0] else None
-            return of_x, of_residual, None, None
-        x, low, a, *b = ctx.saved_tensors
-        rank = len(a) // len(b)
-        narrow = torch.cat([wide[:, part] @ up for part, up in zip(product.columns, b, strict=True)], 1)
-        narrow *= ctx.scale
-        of_x = times(wide, product.weight).addmm_(narrow, a) if ctx.needs_input_grad[0] else None
-        of_a = (narrow.T @ x).split(rank)
-        of_b = [
-            (wide[:, part].T @ part_low).mul_(ctx.scale)
-            for part, part_low in zip(product.columns, low.split(rank, 1), strict=True)
-        ]
-        return of_x, of_residual, None, None, *(gradient for both in zip(of_a, of_b, strict=True) for gradient in both)
+        product, before = ctx.product, ctx.before
+        x, *saved = ctx.saved_tensors
+        of_adapter: list[Tensor] = []
+        of_z = times(wide, product.weight) if ctx.needs_input_grad[0] else None
+        if saved:
+            low, a, *b = saved
+            rank = len(a) // len(b)
+            narrow = torch.cat([wide[:, part] @ up for part, up in zip(product.columns, b, strict=True)], 1)
+            narrow *= ctx.scale
+            of_a = (narrow.T @ (x if before is None else before(x))).split(rank)
+            of_b = [
+                (wide[:, part].T @ part_low).mul_(ctx.scale)
+                for part, part_low in zip(product.columns, low.split(rank, 1), strict=True)
+            ]
+            of_adapter = [gradient for both in zip(of_a, of_b, strict=True) for gradient in both]
+            of_z = None if of_z is None else of_z.addmm_(narrow, a)
+        of_x = of_z if before is None or of_z is None else before.back(x, of_z)
+        return of_x, wide if ctx.residual else None, None, None, None, *of_adapter
 
 
-def _apply(x: Tensor, residual: Tensor | None, product: Product, scale: float, *adapter: Tensor) -> Tensor:
-    found: Tensor = _Product.apply(x, residual, product, scale, *adapter)
+def _apply(
+    x: Tensor, residual: Tensor | None, product: Product, before: Norm | Gate | None, scale: float, *adapter: Tensor
+) -> Tensor:
+    found: Tensor = _Product.apply(x, residual, product, before, scale, *adapter)
     return found
 
 
-class _Norm(torch.autograd.Function):
-    """x/√(mean x² + ε)·w of x [N, H]; w is frozen. Zhang and Sennrich 2019 (arXiv 1910.07467)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(x, inverse, weight)
-        return (x * inverse).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        x, inverse, weight = ctx.saved_tensors
-        weighted = gradients[0] * weight
-        shared = torch.linalg.vecdot(weighted, x)[:, None].mul_(inverse**3).div_(-x.shape[-1])
-        return weighted.mul_(inverse).addcmul_(x, shared), None, None
-
-
 class _Rotate(torch.autograd.Function):
-    """Queries [B, T, h, D], keys and values [B, T, k, D] out of the product [N, (h + 2k)·D], queries and keys rotated by their positions.
+    """Queries [R, L, h, D], keys and values [R, L, k, D] along `paths` [R, L] out of the product [N, (h + 2k)·D], queries and keys rotated
+    by their positions.
 
-    Su et al. 2021 (arXiv 2104.09864), in halves as transformers has them. The gradient is the rotation back.
+    Su et al. 2021 (arXiv 2104.09864), in halves as transformers has them. The gradient is the rotation back, added up where paths meet.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, product: Tensor, cosines: Tensor, sines: Tensor, heads: int, groups: int
+        ctx: Any, product: Tensor, cosines: Tensor, sines: Tensor, paths: Tensor, heads: int, groups: int
     ) -> tuple[Tensor, ...]:
-        shape = (*cosines.shape[:2], heads + 2 * groups, cosines.shape[-1])
-        ctx.save_for_backward(cosines, sines)
-        ctx.sizes = (heads, groups, groups)
-        q, k, v = product.view(shape).split(ctx.sizes, 2)
+        ctx.save_for_backward(cosines, sines, paths)
+        ctx.sizes, ctx.shape = (heads, groups, groups), product.shape
+        q, k, v = along(product, paths, cosines.shape[-1]).split(ctx.sizes, 2)
         return rotated(q, cosines, sines), rotated(k, cosines, sines), v.contiguous()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        cosines, sines = ctx.saved_tensors
+        cosines, sines, paths = ctx.saved_tensors
         q, k, v = gradients
         whole = q.new_empty(*q.shape[:2], sum(ctx.sizes), q.shape[-1])
         for part, gradient in zip(whole.split(ctx.sizes, 2)[:2], (q, k), strict=True):
             _rotate_into(part, gradient, cosines, -sines)
         whole.split(ctx.sizes, 2)[2].copy_(v)
-        return whole.view(-1, whole.shape[-2] * whole.shape[-1]), None, None, None, None
+        summed = q.new_zeros(ctx.shape).index_add_(0, paths.flatten(), whole.view(-1, ctx.shape[1]))
+        return summed, None, None, None, None, None
+
+
+def along(product: Tensor, paths: Tensor, width: int) -> Tensor:
+    """What stands along the paths [R, L] of a product [N, heads · width]: [R, L, heads, width]."""
+    return product.index_select(0, paths.flatten()).view(*paths.shape, -1, width)
 
 
 def rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -163,33 +208,16 @@ def _rotate_into(out: Tensor, x: Tensor, cosines: Tensor, sines: Tensor) -> Tens
     return out
 
 
-class _Gate(torch.autograd.Function):
-    """silu(g)·u [N, I] of the product [N, 2I], g and u side by side. Shazeer 2020 (arXiv 2002.05202)."""
-
-    @staticmethod
-    def forward(ctx: Any, product: Tensor) -> Tensor:
-        ctx.save_for_backward(product)
-        gate, up = product.chunk(2, 1)
-        return nn.functional.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor]:
-        (product,) = ctx.saved_tensors
-        gate, up = product.chunk(2, 1)
-        both = torch.empty_like(product)
-        of_gate, of_up = both.chunk(2, 1)
-        torch.mul(nn.functional.silu(gate), gradients[0], out=of_up)
-        of_gate.copy_(torch.ops.aten.silu_backward(gradients[0] * up, gate))
-        return (both,)
-
-
 class Attended(NamedTuple):
-    """What attention goes by: cosines and sines of the positions [B, T, 1, D]; which tokens are seen, as numbers that are added to
-    the logits [B, 1, T, S] (None: all up to the token itself)."""
+    """What attention goes by: cosines and sines of the positions [R, L, 1, D], or [1, L, 1, D] where they are the same in every row; which
+    tokens are seen, as numbers that are added to the logits [R, 1, L, S] (None: all up to the token itself); and, where states are of
+    distinct prefixes, the paths [R, L] along them and the seat of each [N] (models/prefixes.py)."""
 
     cosines: Tensor
     sines: Tensor
     mask: Tensor | None
+    paths: Tensor | None
+    seats: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -200,7 +228,7 @@ class LeanLayer:
     out: Product
     inner: Product
     down: Product
-    norms: tuple[tuple[Tensor, float], tuple[Tensor, float]]
+    norms: tuple[Norm, Norm]
     heads: int
     groups: int
 
@@ -208,13 +236,13 @@ class LeanLayer:
     def of(cls, layer: Any, config: Any) -> LeanLayer:
         """The layer of transformers, whose weights become views of this one's."""
         attention, mlp = layer.self_attn, layer.mlp
-        norms = [
-            (n.weight.detach(), n.variance_epsilon) for n in (layer.input_layernorm, layer.post_attention_layernorm)
-        ]
+        first, second = (
+            Norm(n.weight.detach(), n.variance_epsilon) for n in (layer.input_layernorm, layer.post_attention_layernorm)
+        )
         return cls(
             Product([attention.get_submodule(name) for name in ATTENTION]), Product([attention.o_proj]),
             Product([mlp.get_submodule(name) for name in INNER]), Product([mlp.down_proj]),
-            (norms[0], norms[1]), config.num_attention_heads, config.num_key_value_heads,
+            (first, second), config.num_attention_heads, config.num_key_value_heads,
         )  # fmt: skip
 
     @property
@@ -222,16 +250,23 @@ class LeanLayer:
         """The linear layers that carry adapters."""
         return [layer for product in (self.qkv, self.out, self.inner, self.down) for layer in product.adapted]
 
-    def __call__(self, x: Tensor, seen: Attended) -> Tensor:
-        """States [N, H] behind the layer from states [N, H] before it, N = B·T, with gradients; the adapter is the one that is on."""
+    def __call__(self, x: Tensor, seen: Attended, wanted: Tensor | None = None) -> Tensor:
+        """States [N, H] behind the layer from states [N, H] before it, with gradients; the adapter is the one that is on.
+
+        `wanted` [M]: only those states are asked for, so that of the others no more than keys and values is computed.
+        """
         q, k, v = _Rotate.apply(
-            self.qkv(_Norm.apply(x, *self.norms[0])), seen.cosines, seen.sines, self.heads, self.groups
+            self.qkv(x, self.norms[0]), seen.cosines, seen.sines, seen.paths, self.heads, self.groups
         )
         k, v = (t[:, :, :, None].expand(-1, -1, -1, self.heads // self.groups, -1).flatten(2, 3) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, is_causal=seen.mask is None)
-        x = self.out(attended.transpose(1, 2).reshape(len(x), -1), x)
-        return self.down(_Gate.apply(self.inner(_Norm.apply(x, *self.norms[1]))), x)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        assert seen.seats is not None
+        seats = seen.seats
+        if wanted is not None:
+            seats, x = seats[wanted], x.index_select(0, wanted)
+        x = self.out(attended.flatten(2).flatten(0, 1).index_select(0, seats), residual=x)
+        return self.down(self.inner(x, self.norms[1]), GATE, residual=x)
 
     def merged(self, adapter: str | None) -> tuple[Reordered, ...]:
         """The four products with the adapter added to the weights."""
@@ -241,9 +276,10 @@ class LeanLayer:
         """As calling it, without gradient, with `products` that `merged` gave; `remember` takes keys and values [B, k, T, D] of the new
         tokens and gives those of all, as a cache does."""
         qkv, out, inner, down = products
-        batch, length = seen.cosines.shape[:2]
-        width, group = seen.cosines.shape[-1], self.heads // self.groups
-        product = _plus(qkv(_normed(x, *self.norms[0])), self.qkv.bias).view(batch, length, -1, width)
+        product = _plus(qkv(self.norms[0](x)), self.qkv.bias)
+        (batch, length), width = seen.cosines.shape[:2], seen.cosines.shape[-1]
+        group = self.heads // self.groups
+        product = product.view(batch, length, -1, width) if seen.paths is None else along(product, seen.paths, width)
         turned = rotated(product[:, :, : self.heads + self.groups], seen.cosines, seen.sines)
         keys, values = remember(
             turned[:, :, self.heads :].transpose(1, 2), product[:, :, -self.groups :].transpose(1, 2)
@@ -251,19 +287,38 @@ class LeanLayer:
         # the queries that read the same keys stand as one: [B, k, group · T, D]
         queries = turned[:, :, : self.heads].view(batch, length, self.groups, group, width).permute(0, 2, 3, 1, 4)
         mask = seen.mask if seen.mask is None or length == 1 else seen.mask.repeat(1, 1, group, 1)
-        attended = nn.functional.scaled_dot_product_attention(queries.flatten(2, 3), keys, values, attn_mask=mask)
-        attended = attended.view(batch, self.groups, group, length, width).permute(0, 3, 1, 2, 4).reshape(len(x), -1)
-        x = _plus(out(attended, x), self.out.bias)
-        gate, up = _plus(inner(_normed(x, *self.norms[1])), self.inner.bias).chunk(2, 1)
-        return _plus(down(nn.functional.silu(gate).mul_(up), x), self.down.bias)
+        attended = _attended(queries.flatten(2, 3), keys, values, mask)
+        attended = attended.view(batch, self.groups, group, length, width).permute(0, 3, 1, 2, 4)
+        attended = attended.reshape(batch * length, -1)
+        x = _plus(out(attended if seen.seats is None else attended[seen.seats], x), self.out.bias)
+        return _plus(down(GATE(_plus(inner(self.norms[1](x)), self.inner.bias)), x), self.down.bias)
 
 
-def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    return nn.functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
+def _attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(Q·Kᵀ/√D + mask)·V [B, k, Q, D] for queries [B, k, Q, D], keys and values [B, k, S, D]. Few queries, as in a step, are done
+    with by plain products sooner than torch's kernel sets out."""
+    if queries.shape[2] > FEW:
+        return nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    shape = queries.shape
+    logits = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).mul_(shape[-1] ** -0.5)
+    logits = logits.view(*shape[:3], -1)
+    if mask is not None:
+        logits += mask
+    return torch.bmm(logits.softmax(-1).flatten(0, 1), values.flatten(0, 1)).view(shape)
 
 
 def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x.add_(bias)
+
+
+def leave_the_file(model: nn.Module) -> None:
+    """Copy what no product takes over: embeddings, norms and biases. A checkpoint's file is mapped into memory as a whole for as long
+    as one tensor of it is in use."""
+    embedding: Any = model.get_output_embeddings()  # type: ignore[operator]
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if type(module) is not nn.Linear or module is embedding or name != "weight":
+                parameter.data = parameter.data.clone()
 
 
 def fits(decoder: Any, layers: nn.ModuleList) -> bool:

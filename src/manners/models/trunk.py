@@ -25,11 +25,13 @@ from transformers.pytorch_utils import Conv1D
 from manners.batches import TokenBatch
 from manners.errors import MannersError
 from manners.models.adapters import Adapters, LoRALinear
-from manners.models.lean import Attended, LeanLayer, fits
+from manners.models.lean import Attended, LeanLayer, fits, leave_the_file
 from manners.models.packing import Packed, share_prompts
+from manners.models.prefixes import Prefixes
 from manners.models.quantised import PLAIN, BaseBits, SeparateAdapters, SeparateLoRA, quantise
 from manners.models.recompute import recomputed, recomputing
 from manners.ops.logprobs import token_logprobs
+from manners.ops.memory import trim
 from manners.ops.products import Reordered
 
 TrainLayers = int | Literal["all"]
@@ -95,6 +97,8 @@ class Trunk(nn.Module):
         self.adapters = Adapters(wrapped) if plain else SeparateAdapters(wrapped)
         lean = lean and plain and fits(self._decoder, self._layers)
         self._again = gradient_checkpointing
+        if lean:
+            leave_the_file(model)
         self._lean = [LeanLayer.of(layer, self._decoder.config) for layer in self._layers] if lean else []
         self._merged: list[tuple[Reordered, ...]] = []  # within `merged`: the products of each layer
         self._head: Reordered | None = None  # and that of the head
@@ -140,7 +144,14 @@ class Trunk(nn.Module):
         ids = tokens.tokens if isinstance(tokens, Packed) else tokens
         with self.adapters.using(None):
             if self._lean:
-                return self._pass(self._lean[: self.branch], self._decoder.get_input_embeddings()(ids), tokens)
+                embed = self._decoder.get_input_embeddings()
+                if not self.branch:
+                    found: Tensor = embed(ids)
+                    return found
+                distinct = Prefixes.of(tokens)
+                return self._pass(self._lean[: self.branch], embed(ids.flatten()[distinct.places]), distinct)[
+                    distinct.numbers
+                ]
             return _run(self._below, tokens, input_ids=ids)
 
     def hidden(self, states: Tensor, packed: Packed | None = None) -> Tensor:
@@ -150,33 +161,45 @@ class Trunk(nn.Module):
         behind padding.
         """
         if self._lean:
-            return self._normed(self._pass(self._lean[self.branch :], states, packed))
+            rows, width = states.shape[:2]
+            distinct = Prefixes.apart(rows, width, states.device) if packed is None else Prefixes.of(packed)
+            found = self._pass(self._lean[self.branch :], states.flatten(0, 1)[distinct.places], distinct)
+            return self._normed(found)[distinct.numbers]
         return _run(self._above, packed, inputs_embeds=states)
 
-    def hidden_at(self, batch: TokenBatch, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def hidden_at(self, batch: TokenBatch | Packed, states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Final hidden states [N, H] at `rows` and `columns` [N] of `batch` from its branch states [B, T, H], under the adapter that is on.
 
-        Equal prompts, as those of a group, are computed once.
+        What rows have in common is computed once: with lean layers all that they begin with, else prompts that are equal.
         """
+        if self._lean:
+            distinct = Prefixes.of(batch)
+            wanted, place = distinct.numbers[rows, columns].unique(return_inverse=True)
+            above = self._lean[self.branch :]
+            found = self._pass(above, states.flatten(0, 1)[distinct.places], distinct, wanted)
+            return self._normed(found).index_select(0, place)
+        if isinstance(batch, Packed):
+            return self.hidden(states, batch)[rows, columns]
         shared = share_prompts(batch)
         if shared is None:
             return self.hidden(states)[rows, columns]
         hidden = self.hidden(states[shared.rows, shared.columns], shared.packed)
         return hidden[shared.groups[rows], shared.places[rows, columns]]
 
-    def _pass(self, layers: Sequence[LeanLayer], states: Tensor, tokens: Tensor | Packed | None) -> Tensor:
-        """States [B, T, H] behind `layers`."""
-        batch, length = states.shape[:2]
-        if isinstance(tokens, Packed):
-            seen = self._attended(states, tokens.positions, tokens.attention)
-        else:
-            seen = self._attended(states, torch.arange(length, device=states.device).expand(batch, -1), None)
-        flat = states.reshape(batch * length, -1)
+    def _pass(
+        self, layers: Sequence[LeanLayer], states: Tensor, distinct: Prefixes, wanted: Tensor | None = None
+    ) -> Tensor:
+        """States behind `layers` from those [N, H] of distinct prefixes before them: all [N, H], or those `wanted` [M, H]."""
+        steps = torch.arange(distinct.paths.shape[1], device=states.device)
+        seen = self._attended(states, steps[None], None, distinct)
         for layer in layers:
-            flat = (recomputing(layer, layer.adapted) if self._again else layer)(flat, seen)
-        return flat.view(batch, length, -1)
+            asked = wanted if layer is layers[-1] else None
+            states = (recomputing(layer, layer.adapted) if self._again else layer)(states, seen, asked)
+        return states
 
-    def _attended(self, states: Tensor, positions: Tensor, attention: Tensor | None) -> Attended:
+    def _attended(
+        self, states: Tensor, positions: Tensor, attention: Tensor | None, distinct: Prefixes | None
+    ) -> Attended:
         cosines, sines = self._decoder.rotary_emb(states, position_ids=positions)
         # as numbers once, and not once per layer
         mask = (
@@ -184,7 +207,8 @@ class Trunk(nn.Module):
             if attention is None
             else torch.zeros_like(attention, dtype=states.dtype).masked_fill_(~attention, -math.inf)
         )
-        return Attended(cosines[:, :, None], sines[:, :, None], mask)
+        paths, seats = (None, None) if distinct is None else (distinct.paths, distinct.seats)
+        return Attended(cosines[:, :, None], sines[:, :, None], mask, paths, seats)
 
     def _normed(self, states: Tensor) -> Tensor:
         found: Tensor = self._decoder.get_submodule(self._norm)(states)
@@ -198,10 +222,8 @@ class Trunk(nn.Module):
         The state at position t − 1 predicts the token at t: this is the one place of that shift.
         """
         rows, columns = batch.response_mask.nonzero(as_tuple=True)
-        if isinstance(batch, Packed):
-            chosen = self.hidden(states, batch)[rows, batch.before[rows, columns]]
-        else:
-            chosen = self.hidden_at(batch, states, rows, columns - 1)
+        before = batch.before[rows, columns] if isinstance(batch, Packed) else columns - 1
+        chosen = self.hidden_at(batch, states, rows, before)
         found = token_logprobs(
             chosen,
             self.head_weight,
@@ -228,6 +250,7 @@ class Trunk(nn.Module):
         On lean layers it holds a copy of all weights, in an order that is fast with few rows.
         """
         if self._lean:
+            trim()  # what updates left behind is in pieces that no weight fits into
             with torch.no_grad():
                 self._merged = [layer.merged(name) for layer in self._lean]
                 self._head = Reordered(self.head_weight.T)
@@ -253,14 +276,18 @@ class Trunk(nn.Module):
         return hidden, branch.states
 
     def _steps(self, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
-        x = self._decoder.get_input_embeddings()(tokens)
-        seen, shape = self._attended(x, positions, attention), x.shape
-        flat = at_branch = x.reshape(-1, shape[-1])
+        shape = tokens.shape
+        # prompts are padded on the left, and begin alike
+        distinct = None if cache.get_seq_length() else Prefixes.of_left_padded(tokens, shape[1] - 1 - positions[:, -1])
+        ids = tokens.flatten() if distinct is None else tokens.flatten()[distinct.places]
+        x = at_branch = self._decoder.get_input_embeddings()(ids)
+        seen = self._attended(x, positions, attention, distinct)
         for number, (layer, products) in enumerate(zip(self._lean, self._merged, strict=True)):
             if number == self.branch:
-                at_branch = flat.clone()
-            flat = layer.step(flat, products, seen, cache.layers[number].update)
-        return self._normed(flat.view(shape)), at_branch.view(shape)
+                at_branch = x.clone()
+            x = layer.step(x, products, seen, cache.layers[number].update)
+        back = (lambda t: t.view(*shape, -1)) if distinct is None else (lambda t: t[distinct.numbers])
+        return back(self._normed(x)), back(at_branch)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[B, V] of final hidden states [B, H], without gradient; fastest within `merged`."""

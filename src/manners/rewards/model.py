@@ -44,12 +44,18 @@ class RewardModel:
     def features(self, packed: Packed, states: Tensor) -> Tensor:
         """What the head reads [B, K, H] of packed rows from their branch states, with gradient; where a row has no k-th answer:
         something to be left out by `packed.ends >= 0`."""
-        with self.trunk.adapters.using(self.adapter):
-            hidden = self.trunk.hidden(states, packed)
+        shape = packed.ends.shape
         if self.read == "last":
-            return hidden.gather(1, packed.ends.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
-        answers = torch.arange(1, packed.ends.shape[1] + 1, device=hidden.device)
-        return _mean(hidden, packed.segments[:, None] == answers[None, :, None])
+            rows = torch.arange(shape[0], device=states.device)[:, None].expand(shape).flatten()
+            columns = packed.ends.clamp(min=0).flatten()
+        else:
+            rows, columns = packed.response_mask.nonzero(as_tuple=True)
+        with self.trunk.adapters.using(self.adapter):
+            hidden = self.trunk.hidden_at(packed, states, rows, columns)
+        if self.read == "last":
+            return hidden.view(*shape, -1)
+        answers = rows * shape[1] + packed.segments[rows, columns] - 1
+        return _means(hidden, answers, packed.ends.numel()).view(*shape, -1)
 
     def raw(self, packed: Packed, states: Tensor) -> Tensor:
         """Raw rewards [B, K]: the head on the features."""
@@ -115,10 +121,7 @@ def score_rollouts(models: Sequence[RewardModel], rollouts: Rollouts, max_tokens
             rows, columns = last if model.read == "last" else part.response_mask.nonzero(as_tuple=True)
             with trunk.adapters.using(model.adapter):
                 hidden = trunk.hidden_at(part, part.states, rows, columns)
-            if model.read == "mean":
-                sums = hidden.new_zeros(len(part), hidden.shape[-1]).index_add_(0, rows, hidden)
-                hidden = sums / part.response_lengths.clamp(min=1)[:, None]
-            scores[index, column] = model.head(hidden)
+            scores[index, column] = model.head(hidden if model.read == "last" else _means(hidden, rows, len(part)))
     return _normalise(scores, models)
 
 
@@ -158,7 +161,7 @@ def _own_trunk(folder: Path, facts: Mapping[str, Any]) -> Trunk:
     return trunk
 
 
-def _mean(hidden: Tensor, masks: Tensor) -> Tensor:
-    """Means [B, K, H] of hidden [B, T, H] over the positions of masks [B, K, T]; 0 for an empty mask."""
-    weights = masks.to(hidden.dtype)
-    return (weights @ hidden) / weights.sum(-1, keepdim=True).clamp(min=1)
+def _means(hidden: Tensor, answers: Tensor, count: int) -> Tensor:
+    """Means [count, H] of hidden [N, H] over the tokens of each answer, of which `answers` [N] is the number; 0 for an empty one."""
+    sums = hidden.new_zeros(count, hidden.shape[-1]).index_add(0, answers, hidden)
+    return sums / answers.bincount(minlength=count).clamp(min=1)[:, None]

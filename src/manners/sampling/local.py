@@ -9,6 +9,7 @@ depend on what stands beside it in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +53,16 @@ class _Row(DynamicLayer):
 
     def keep(self, rows: Tensor) -> None:
         self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class _Drawn(NamedTuple):
+    """A response: its r tokens, their log-probabilities [r], the final states [r, H] they were drawn from, and the branch states
+    [prompt + r, H]."""
+
+    tokens: list[int]
+    logps: Tensor
+    hidden: Tensor
+    states: Tensor
 
 
 class LocalSampler:
@@ -108,7 +119,7 @@ class LocalSampler:
         """
         encoded = [self.chat.prompt(p, room=max_tokens) for p in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
-        rows: list[tuple[list[int], Tensor, Tensor]] = [([], torch.empty(0), torch.empty(0))] * len(prompts)
+        rows: list[_Drawn] = [_Drawn([], torch.empty(0), torch.empty(0), torch.empty(0))] * len(prompts)
         with self.trunk.merged(self.adapter):
             for start in track(range(0, len(order), self.batch), "sampling"):
                 part = order[start : start + self.batch]
@@ -125,8 +136,8 @@ class LocalSampler:
 
     def _decode(
         self, prompts: list[list[int]], max_tokens: int, temperature: float, streams: list[torch.Generator]
-    ) -> list[tuple[list[int], Tensor, Tensor]]:
-        """For each prompt: response tokens, their log-probabilities [r], and branch states [prompt + r, H]."""
+    ) -> list[_Drawn]:
+        """What was drawn for each prompt."""
         trunk, device = self.trunk, self.trunk.device
         places: dict[tuple[int, ...], int] = {}  # equal prompts are computed once
         of_prompt = torch.tensor([places.setdefault(tuple(p), len(places)) for p in prompts], device=device)
@@ -145,6 +156,7 @@ class LocalSampler:
         alive = torch.arange(len(prompts), device=device)
         responses: list[list[int]] = [[] for _ in prompts]
         logps: list[list[Tensor]] = [[] for _ in prompts]
+        drawn_from: list[list[Tensor]] = [[] for _ in prompts]
         with self.stopwatch.part("prefill"):
             hidden, branch = trunk.forward_cached(ids, causal[:, None], positions, cache)
         states = [[branch[i, padding[i] :]] for i in of_prompt.tolist()]
@@ -154,9 +166,10 @@ class LocalSampler:
                 layer.keep(of_prompt)
         for step in range(max_tokens):
             tokens, chosen = _draw(self.shape(hidden, trunk.logits(hidden)), temperature, noise[alive, step])
-            for row, token, logp in zip(alive.tolist(), tokens.tolist(), chosen, strict=True):
+            for row, token, logp, state in zip(alive.tolist(), tokens.tolist(), chosen, hidden, strict=True):
                 responses[row].append(token)
                 logps[row].append(logp)
+                drawn_from[row].append(state)
             # every token is fed back, the last one too: a reward model reads its state
             seen = steps[None, : width + step + 1] >= padding[alive, None]
             position = (width + step - padding[alive])[:, None]
@@ -171,33 +184,38 @@ class LocalSampler:
                 alive, hidden = alive[going], hidden[going]
                 for layer in cache.layers:
                     layer.keep(going)
-        return [(r, torch.stack(p), torch.cat(s)) for r, p, s in zip(responses, logps, states, strict=True)]
+        return [
+            _Drawn(r, torch.stack(p), torch.stack(h), torch.cat(s))
+            for r, p, h, s in zip(responses, logps, drawn_from, states, strict=True)
+        ]
 
     def _rollouts(
         self,
         prompts: Sequence[Prompt],
         encoded: Sequence[list[int]],
-        rows: Sequence[tuple[list[int], Tensor, Tensor]],
+        rows: Sequence[_Drawn],
         settings: dict[str, float],
         seed: int,
     ) -> Rollouts:
         device = self.trunk.device
-        finished = [response[-1] == self.chat.end for response, _, _ in rows]
+        finished = [row.tokens[-1] == self.chat.end for row in rows]
         completions = tuple(
-            Completion(p.id, self.chat.text(row[0]), done, self.model_name, settings, seed)
+            Completion(p.id, self.chat.text(row.tokens), done, self.model_name, settings, seed)
             for p, row, done in zip(prompts, rows, finished, strict=True)
         )
-        lengths = torch.tensor([len(p) + len(r[0]) for p, r in zip(encoded, rows, strict=True)], device=device)
-        tokens = pad_rows([torch.tensor(p + r[0]) for p, r in zip(encoded, rows, strict=True)], self.chat.pad).to(
-            device
-        )
-        logps = pad_rows(
-            [torch.cat([torch.zeros(len(p), device=device), r[1]]) for p, r in zip(encoded, rows, strict=True)]
-        )
-        states = pad_rows([r[2] for r in rows])
+        whole = [torch.tensor(p + row.tokens) for p, row in zip(encoded, rows, strict=True)]
         prompt_lengths = torch.tensor([len(p) for p in encoded], device=device)
+        lengths = torch.tensor([len(tokens) for tokens in whole], device=device)
+        tokens = pad_rows(whole, self.chat.pad).to(device)
+        logps, hidden = (
+            pad_rows([torch.cat([part.new_zeros(len(p), *part.shape[1:]), part]) for p, part in zip(encoded, parts, strict=True)])
+            for parts in ([row.logps for row in rows], [row.hidden for row in rows])
+        )  # fmt: skip
+        states = pad_rows([row.states for row in rows])
         done = torch.tensor(finished, device=device)
-        return Rollouts(tokens, prompt_lengths, lengths, logps, done, states, tuple(prompts), completions, self.trunk)
+        return Rollouts(
+            tokens, prompt_lengths, lengths, logps, done, states, tuple(prompts), completions, self.trunk, hidden=hidden
+        )
 
 
 def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
