@@ -55,6 +55,18 @@ def refusal(*args: Any) -> str:
     return message
 
 
+def test_a_section_keeps_the_defaults_it_has_here() -> None:
+    class Whole(Config):
+        nest: Nest = Nest(judge=Judge(path="here", scale=2), depth=3)
+        other: Nest = Nest()
+
+    got = load_config(Whole, None, ["nest.judge.scale=4", "other.depth=2"])
+    assert got.nest == Nest(judge=Judge(path="here", scale=4), depth=3)
+    assert got.other == Nest(depth=2)
+    assert load_config(Whole, None, ["nest.depth=5"]).nest == Nest(judge=Judge(path="here", scale=2), depth=5)
+    assert Whole(nest=Nest()).nest == Nest(), "a section given as a config is taken as it is"
+
+
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 

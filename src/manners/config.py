@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from manners.errors import MannersError
 
@@ -18,6 +18,20 @@ class Config(BaseModel):
     """The base of every configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_keep_their_defaults(cls, values: Any) -> Any:
+        """What a section leaves out is as in the default of that section here, which need not be that of its kind."""
+        if not isinstance(values, Mapping):
+            return values
+        sections = {name: field.default for name, field in cls.model_fields.items() if name in values}
+        filled = {
+            name: _over(default.model_dump(exclude_unset=True), values[name])
+            for name, default in sections.items()
+            if isinstance(default, Config) and isinstance(values[name], Mapping)
+        }
+        return {**values, **filled}
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -79,6 +93,13 @@ def load_config(kind: type[ConfigT], path: Path | None = None, overrides: Sequen
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML: every default written out."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _over(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, and what it leaves out from `default`, key by key."""
+    both = {key: (default[key], given[key]) for key in default.keys() & given.keys()}
+    inner = {k: _over(d, g) for k, (d, g) in both.items() if isinstance(d, Mapping) and isinstance(g, Mapping)}
+    return {**default, **given, **inner}
 
 
 def _assign(values: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:

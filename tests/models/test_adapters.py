@@ -368,6 +368,19 @@ def test_a_broken_adapter_config_is_an_error_of_one_line(tmp_path: Path) -> None
     assert "adapter_config.json" in refuses(read_adapter_config, tmp_path)
 
 
+def test_a_dropped_adapter_is_gone_and_its_name_is_free() -> None:
+    trunk = taught("llama")
+    trunk.adapters.add("other", rank=2, alpha=1, seed=3)
+    weights = sum(p.numel() for p in trunk.parameters())
+    own = sum(p.numel() for p in trunk.adapters.parameters("other"))
+    trunk.adapters.drop("other")
+    assert "other" not in trunk.adapters.rank
+    assert sum(p.numel() for p in trunk.parameters()) == weights - own
+    trunk.adapters.add("other", rank=4, alpha=1, seed=3)
+    assert trunk.adapters.parameters("other")[0].shape[0] == 4
+    assert trunk.adapters.parameters("policy")
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_gradients_through_an_adapter_are_those_of_the_plain_formula(kind: str) -> None:
     layer = next(iter(taught(kind).adapters.layers.values()))

@@ -256,7 +256,8 @@ def test_what_the_reference_said_once_it_says_again_whatever_the_policy_has_beco
 def test_states_that_are_there_already_are_taken() -> None:
     trunk = trained()
     objective = DirectObjective("dpo", 0.1)
-    known = dict(Material(trunk, GROUPS, objective, 4096, 0).cached.states)
+    cached = Material(trunk, GROUPS, objective, 4096, 0).cached
+    known = {i: cached.states[key] for i, key in enumerate(cached.keys)}
     given = Material(trunk, GROUPS, objective, 4096, 0, states={i: torch.zeros_like(s) for i, s in known.items()})
     assert given.reference[0].tolist() != Material(trunk, GROUPS, objective, 4096, 0).reference[0].tolist()
     again = Material(trunk, GROUPS, objective, 4096, 0, states=known)

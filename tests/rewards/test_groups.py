@@ -9,7 +9,7 @@ from toy_judgements import fresh_model, judged, ranked, rewards_of, toy_pairs
 
 from manners.errors import MannersError
 from manners.records import Completion, Judgement, Message, Pair, Prompt, Ranking
-from manners.rewards.groups import GroupStates, group_pairs, raw_rewards
+from manners.rewards.groups import GroupStates, States, group_pairs, raw_rewards
 from manners.runs import untracked
 from manners.text.chat import Chat
 
@@ -108,8 +108,8 @@ def test_without_anything_judged_there_is_nothing_to_learn() -> None:
 
 
 def test_states_that_do_not_fit_into_memory_are_computed_anew_and_are_the_same() -> None:
-    trunk = tiny_trunk(train_layers=2)
     groups = group_pairs(toy_pairs(6, 0), chat(), 100, 100)
+    trunk = tiny_trunk(train_layers=2)
     kept, anew = GroupStates(trunk, groups), GroupStates(trunk, groups, limit=0)
     assert (kept.keep, anew.keep) == (True, False)
     for indices in ([0, 3, 5], [5, 0], [1, 2, 3, 4]):  # the second time partly or wholly from memory
@@ -117,7 +117,7 @@ def test_states_that_do_not_fit_into_memory_are_computed_anew_and_are_the_same()
         assert torch.equal(packed.tokens, packed_anew.tokens)
         real = packed.segments >= 0
         torch.testing.assert_close(states[real], states_anew[real], atol=1e-6, rtol=1e-5)
-    assert set(kept.states) == {0, 1, 2, 3, 4, 5}
+    assert set(kept.states) == set(kept.keys)
     assert not anew.states
 
 
@@ -128,6 +128,21 @@ def test_what_was_read_once_is_not_computed_again(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(trunk, "states", lambda _: pytest.fail("the states are known"))
     for _ in range(2):
         cached.batch([2, 2, 0])  # a prompt may stand in a batch twice
+
+
+def test_states_that_one_has_computed_another_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, pairs = tiny_trunk(train_layers=2), toy_pairs(4, 0)
+    groups = group_pairs(pairs, chat(), 100, 100)
+    kept: States = {}
+    _, states = GroupStates(trunk, groups, kept).batch([0, 1, 2, 3])
+    size = sum(own.nbytes for own in kept.values())
+    again = GroupStates(trunk, groups[::-1], kept, limit=size)
+    assert again.keep, "what is there already needs no room"
+    assert not GroupStates(trunk, group_pairs(toy_pairs(6, 9)[4:], chat(), 100, 100), kept, limit=size).keep
+    monkeypatch.setattr(trunk, "states", lambda _: pytest.fail("the states are known"))
+    _, found = again.batch([3, 2])
+    for row in range(2):
+        assert torch.equal(found[row, : groups[row].length], states[row, : groups[row].length])
 
 
 def test_raw_rewards_are_those_of_the_texts_in_the_order_of_the_groups() -> None:

@@ -202,7 +202,21 @@ def test_a_judge_can_join_a_trunk_that_carries_and_trains_other_adapters(base: P
     assert torch.equal(model.score_texts(PROMPTS, answers()), scores)
 
 
-def test_on_a_trunk_with_other_layers_or_other_weights_the_judge_takes_a_trunk_of_its_own(base: Path) -> None:
+@pytest.mark.parametrize("read", ["last", "mean"])
+@pytest.mark.parametrize("own", [1, 2])
+def test_a_judge_joins_a_trunk_with_adapters_on_more_layers_and_says_the_same(base: Path, own: int, read: Any) -> None:
+    folder, scores = saved(base, read, own)
+    alone = RewardModel.load(folder)
+    for more in (own + 1, "all"):
+        trunk = load_trunk(str(base), more)
+        rollouts = policy_rollouts(trunk)
+        model = RewardModel.load(folder, trunk)
+        assert model.trunk is trunk
+        torch.testing.assert_close(model.score_texts(PROMPTS, answers()), scores, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model.score(rollouts), alone.score(rollouts), atol=1e-4, rtol=1e-4)
+
+
+def test_on_a_trunk_with_fewer_layers_or_other_weights_the_judge_takes_a_trunk_of_its_own(base: Path) -> None:
     folder, scores = saved(base)
     others = [load_trunk(str(base), 1), tiny_trunk(train_layers=2, seed=5), tiny_trunk("gpt2", 2)]
     for other in others:

@@ -1,7 +1,8 @@
 """`manners demo`: the main job end to end, on the starter model and the starter judgements, in one folder.
 
 rankings → pairs (two halves of the training prompts) → supervised fine-tuning → a reward model from each half → PPO against the
-first → before and after on prompts never trained on, by both → report.
+first → before and after on prompts never trained on, by both → report. Both reward models, reference, policy and value function stand
+on one trunk: the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from manners.evaluate.policy import EvaluateConfig, evaluate_run
 from manners.feedback.importers import import_file
 from manners.feedback.pairs import preferred_of, prompts_of
 from manners.feedback.store import Store
+from manners.models.load import load_trunk
 from manners.models.starter import starter
+from manners.rewards.groups import States
 from manners.rewards.load import ScorerConfig
 from manners.runs import Run
 from manners.train.ppo import PPOConfig, train_ppo
@@ -32,10 +35,11 @@ class DemoConfig(Config):
 
     seed: int = 0
     sft: SFTConfig = SFTConfig(train_layers=8, learning_rate=3e-4)
-    reward: RewardConfig = RewardConfig(learning_rate=3e-3, read="mean")
+    reward: RewardConfig = RewardConfig(train_layers=4, learning_rate=3e-3, read="mean")
     ppo: PPOConfig = PPOConfig(
-        steps=10, temperature=0.7, beta=0.03, learning_rate=2e-3, value_learning_rate=3e-3, epochs=2, minibatches=2,
-        missing_eos_penalty=0.5, evaluate_every=5, evaluate_prompts=24, evaluate_samples=3, kl_budget_per_sequence=8,
+        train_layers=4, steps=6, temperature=0.7, beta=0.03, learning_rate=2e-3, value_learning_rate=3e-3, epochs=3,
+        minibatches=2, missing_eos_penalty=0.5, evaluate_every=3, evaluate_prompts=24, evaluate_samples=2,
+        kl_budget_per_sequence=8,
     )  # fmt: skip
     evaluate: EvaluateConfig = EvaluateConfig(temperature=0.7)
 
@@ -67,17 +71,22 @@ def run_demo(config: DemoConfig, folder: Path) -> dict[str, Any]:
             track=track,
         )
 
-    accuracy = {}
+    judge = config.reward.model_copy(update={"seed": config.seed, "model": str(folder / "sft")})
+    trunk = load_trunk(**_base(judge))
+    accuracy: dict[str, float] = {}
+    states: States = {}  # both judges are tried on the same held-out pairs
     for name, half in (("reward", "first"), ("second_judge", "second")):
         _say(start, f"{name.replace('_', ' ')} from the {half} half of the judgements")
-        reward = config.reward.model_copy(update={"seed": config.seed, "model": str(folder / "sft")})
-        sources = made_from(folder / name, data=pairs / half, model=reward.model)
-        made = Run.create(folder / name, "reward", reward, sources, replace=True)
+        sources = made_from(folder / name, data=pairs / half, model=judge.model)
+        made = Run.create(folder / name, "reward", judge, sources, replace=True)
         with made.guard():
             evaluation = train_reward(
-                reward, read_split(pairs / half, "train"), read_split(pairs, "test"), made, track=track
+                judge, read_split(pairs / half, "train"), read_split(pairs, "test"), made, trunk, track, states=states
             )
+        for adapter in list(trunk.adapters.rank):
+            trunk.adapters.drop(adapter)
         accuracy[name] = evaluation["accuracy"]
+    states.clear()
 
     _say(start, "PPO against the reward model; the second judge only watches")
     judges = {
@@ -86,15 +95,20 @@ def run_demo(config: DemoConfig, folder: Path) -> dict[str, Any]:
     }
     ppo = config.ppo.model_copy(update={"seed": config.seed, "model": str(folder / "sft"), **judges})
     names = {"model": folder / "sft", "reward": folder / "reward", "second judge": folder / "second_judge"}
+    trunk = trunk if _base(ppo) == _base(judge) else load_trunk(**_base(ppo))
     made = Run.create(folder / "ppo", "ppo", ppo, made_from(folder / "ppo", data=pairs, **names), replace=True)
     with made.guard():
-        trunk = train_ppo(
-            ppo, prompts_of(read_split(pairs, "train")), prompts_of(read_split(pairs, "validation")), made, track=track
+        train_ppo(
+            ppo,
+            prompts_of(read_split(pairs, "train")),
+            prompts_of(read_split(pairs, "validation")),
+            made,
+            trunk,
+            track=track,
         )
-    del trunk
 
     _say(start, "before and after on held-out prompts")
-    evaluation = evaluate_run(made, prompts_of(read_split(pairs, "test")), config.evaluate, track)
+    evaluation = evaluate_run(made, prompts_of(read_split(pairs, "test")), config.evaluate, track, trunk)
     _say(start, "report")
     page = write_report(made.path)
     rows = {row["name"]: row for row in evaluation["rows"]}
@@ -109,6 +123,13 @@ def run_demo(config: DemoConfig, folder: Path) -> dict[str, Any]:
         "seconds": round(time.monotonic() - start, 1),
         "report": str(page),
     }
+
+
+def _base(config: RewardConfig | PPOConfig) -> dict[str, Any]:
+    """How the base of a part is loaded."""
+    return config.model_dump(
+        include={"model", "train_layers", "trust_remote_code", "gradient_checkpointing", "base_bits"}
+    )
 
 
 def _say(start: float, text: str) -> None:

@@ -313,7 +313,7 @@ def _named(config: OveroptimisationConfig, judge: Judge, proxies: Path) -> Score
 
 def _read_by(trunk: Trunk, rollouts: Rollouts) -> Rollouts:
     """The rollouts as if `trunk` had sampled them: all bases of a world have one tokenizer, so that nothing is tokenised again."""
-    return replace(rollouts, states=trunk.states(rollouts.tokens), trunk=trunk)
+    return replace(rollouts, states=trunk.states(rollouts), trunk=trunk)
 
 
 def _about(proxies: Sequence[Proxies]) -> dict[str, Any]:

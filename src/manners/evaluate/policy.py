@@ -121,9 +121,10 @@ def compare(config: EvaluateConfig, before: Measured, after: Measured, judge_of:
 
 
 def evaluate_run(
-    run: Run, prompts: Sequence[Prompt], config: EvaluateConfig, track: Track = untracked
+    run: Run, prompts: Sequence[Prompt], config: EvaluateConfig, track: Track = untracked, trunk: Trunk | None = None
 ) -> dict[str, Any]:
-    """Evaluate the policy of a run (its best checkpoint, else the final one) by the judges in its config.
+    """Evaluate the policy of a run (its best checkpoint, else the final one) by the judges in its config, on `trunk` where there is
+    one: the base that it was trained on.
 
     Writes RUN/evaluation.json and gives what it holds. Raises MannersError for a run of another kind or without a checkpoint.
     """
@@ -133,7 +134,7 @@ def evaluate_run(
         raise MannersError(
             f"{run.path} is a run of kind {run.kind!r}; only a policy trained against a judge can be evaluated"
         )
-    trunk = load_trunk(base_of(folder), settings.train_layers)
+    trunk = trunk or load_trunk(base_of(folder), settings.train_layers)
     trunk.adapters.load(POLICY, folder)
     if settings.max_prompt_tokens is not None:
         chat = Chat(trunk.tokenizer, trunk.context)

@@ -93,7 +93,7 @@ class GoldReward:
         """Qualities [B, Q] of the answers, deviations of the reference."""
         found = torch.zeros(len(rollouts), len(self.centre))
         for index, part in rollouts.micro_batches(MICRO_TOKENS):
-            hidden = self.trunk.hidden(self.trunk.states(part.tokens))
+            hidden = self.trunk.hidden(self.trunk.states(part))
             mask = part.response_mask.to(hidden.dtype)
             found[index] = (mask[:, None] @ hidden)[:, 0] / mask.sum(-1, keepdim=True) @ self.directions
         return found - self.centre

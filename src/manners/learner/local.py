@@ -137,7 +137,7 @@ class LocalLearner:
 
     def _states(self, part: TokenBatch, states: Tensor) -> Tensor:
         """The branch states: those of the sampler, or computed here where the sampler does not share the trunk."""
-        return states if states.shape[-1] else self.trunk.states(part.tokens)
+        return states if states.shape[-1] else self.trunk.states(part)
 
     def evaluate(self, part: PolicyBatch) -> Evaluated:
         """Log-probabilities, entropies and values of a micro-batch, with gradients."""

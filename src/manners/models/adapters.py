@@ -106,6 +106,13 @@ class Adapters:
             layer.add(name, rank, alpha, generator)
         self.rank[name], self.alpha[name] = rank, alpha
 
+    def drop(self, name: str) -> None:
+        """Forget the adapter `name`."""
+        for layer in self.layers.values():
+            for of_name in (layer.a, layer.b, layer.scale):
+                del of_name[name]
+        del self.rank[name], self.alpha[name]
+
     def parameters(self, name: str) -> list[nn.Parameter]:
         return [p for layer in self.layers.values() for p in (layer.a[name], layer.b[name])]
 
@@ -177,11 +184,17 @@ class Adapters:
         with writing(folder / "adapter_model.safetensors") as beside:
             save_file(state, beside, metadata={"format": "pt"})
 
-    def load(self, name: str, folder: Path) -> None:
-        """Add the adapter in `folder` (peft's format) under `name`. Raises MannersError where it does not fit."""
+    def load(self, name: str, folder: Path, *, partly: bool = False) -> None:
+        """Add the adapter in `folder` (peft's format) under `name`. Raises MannersError where it does not fit.
+
+        `partly`: it may be one on fewer layers, and changes nothing in the others.
+        """
         config = read_adapter_config(folder)
         self.add(name, rank=int(config["r"]), alpha=float(config["lora_alpha"]), seed=0)
-        self.load_state(name, read_tensors(folder / "adapter_model.safetensors"))
+        state = read_tensors(folder / "adapter_model.safetensors")
+        if partly and state.keys() <= self.state(name).keys():
+            state = self.state(name) | state
+        self.load_state(name, state)
 
 
 def merge_adapter(model: Any, folder: Path) -> None:

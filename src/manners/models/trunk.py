@@ -139,20 +139,20 @@ class Trunk(nn.Module):
         return self.head_weight.device
 
     @torch.no_grad()
-    def states(self, tokens: Tensor | Packed) -> Tensor:
-        """States [B, T, H] at the branch for tokens [B, T] (right-padded) or for packed rows. No gradient, no adapter."""
-        ids = tokens.tokens if isinstance(tokens, Packed) else tokens
+    def states(self, batch: Tensor | TokenBatch | Packed) -> Tensor:
+        """States [B, T, H] at the branch for right-padded rows, packed rows, or tokens [B, T]. No gradient, no adapter."""
+        ids = batch if isinstance(batch, Tensor) else batch.tokens
         with self.adapters.using(None):
             if self._lean:
                 embed = self._decoder.get_input_embeddings()
                 if not self.branch:
                     found: Tensor = embed(ids)
                     return found
-                distinct = Prefixes.of(tokens)
+                distinct = Prefixes.of(batch)
                 return self._pass(self._lean[: self.branch], embed(ids.flatten()[distinct.places]), distinct)[
                     distinct.numbers
                 ]
-            return _run(self._below, tokens, input_ids=ids)
+            return _run(self._below, batch if isinstance(batch, Packed) else None, input_ids=ids)
 
     def hidden(self, states: Tensor, packed: Packed | None = None) -> Tensor:
         """Final hidden states [B, T, H] after the norm, from states at the branch, under the adapter that is on.
@@ -313,9 +313,9 @@ class BranchWatch:
         self.states = args[0] if args else kwargs["hidden_states"]
 
 
-def _run(part: Any, tokens: Tensor | Packed | None, **inputs: Tensor) -> Tensor:
-    if isinstance(tokens, Packed):
-        inputs |= {"attention_mask": tokens.attention, "position_ids": tokens.positions}
+def _run(part: Any, packed: Packed | None, **inputs: Tensor) -> Tensor:
+    if packed is not None:
+        inputs |= {"attention_mask": packed.attention, "position_ids": packed.positions}
     hidden: Tensor = part(**inputs, use_cache=False).last_hidden_state
     return hidden
 

@@ -205,7 +205,7 @@ class Material:
         self.micro_tokens = micro_tokens
         self.temperature = temperature
         self.cached = GroupStates(trunk, groups)
-        self.cached.states |= states or {}
+        self.cached.states |= {self.cached.keys[i]: own for i, own in (states or {}).items()}
         self.reference: list[Tensor] = []
         if objective.loss not in WITHOUT_REFERENCE:
             self.reference = self.logps(None, range(len(groups)), track)

@@ -16,7 +16,7 @@ from torch import Tensor
 from manners.ops.calibration import calibration
 from manners.ops.intervals import bootstrap_mean
 from manners.records import Pair
-from manners.rewards.groups import Group, GroupStates, group_pairs, raw_rewards
+from manners.rewards.groups import Group, GroupStates, States, group_pairs, raw_rewards
 from manners.rewards.model import RewardModel
 from manners.runs import Track, untracked
 
@@ -64,14 +64,15 @@ def evaluate_reward(
     max_prompt_tokens: int = 1024,
     max_tokens: int = 512,
     micro_tokens: int = 4096,
+    states: States | None = None,
     track: Track = untracked,
 ) -> dict[str, Any]:
     """The evaluation of a reward model, or of the mean of the members of an ensemble and of each of them, on held-out pairs.
 
-    The members share a trunk. Pairs must be of prompts that were not trained on.
+    The members share a trunk, and `states` may hold what it computed before. Pairs must be of prompts that were not trained on.
     """
     groups = group_pairs(pairs, members[0].chat, max_prompt_tokens, max_tokens)
-    cached = GroupStates(members[0].trunk, groups)
+    cached = GroupStates(members[0].trunk, groups, states)
     raw = [raw_rewards(member, cached, micro_tokens, track) for member in members]
     rows = [_row(number, group, j, k, judge) for number, group in enumerate(groups) for j, k, *_, judge in group.pairs]
     own = [_differences(rewards, rows) for rewards in raw]

@@ -1,7 +1,7 @@
 """What a reward model reads: all that was judged about one prompt, as tokens, in one row, with its branch states kept.
 
 All completions of a prompt stand behind it in one row and are computed once, however many pairs and rankings speak of them. States
-below the branch do not depend on what is trained: they serve every epoch and every member of an ensemble.
+below the branch do not depend on what is trained: they serve every epoch, every member of an ensemble, and every judge on the same trunk.
 """
 
 from __future__ import annotations
@@ -154,26 +154,35 @@ def _named(judgement: Judgement) -> list[tuple[Completion, int]]:
     return [(completion, tiers.index(rank)) for completion, rank in named.values()]
 
 
-class GroupStates:
-    """Groups with their branch states, computed at first use and kept in memory up to `limit` bytes."""
+States = dict[tuple[tuple[int, ...], ...], Tensor]  # branch states [T, H] by the tokens of a prompt and its completions
 
-    def __init__(self, trunk: Trunk, groups: Sequence[Group], limit: int = 2 << 30) -> None:
+
+class GroupStates:
+    """Groups with their branch states, computed at first use and kept in `states` by their tokens, for whoever else is given these;
+    where the groups would bring them above `limit` bytes, each time."""
+
+    def __init__(
+        self, trunk: Trunk, groups: Sequence[Group], states: States | None = None, limit: int = 2 << 30
+    ) -> None:
         self.trunk = trunk
         self.groups = groups
+        self.states: States = {} if states is None else states
+        self.keys = [(tuple(g.prompt), *map(tuple, g.completions)) for g in groups]
+        new = sum(g.length for g, key in zip(groups, self.keys, strict=True) if key not in self.states)
         bytes_each = trunk.width * trunk.head_weight.element_size()
-        self.keep = sum(g.length for g in groups) * bytes_each <= limit
-        self.states: dict[int, Tensor] = {}
+        self.keep = new * bytes_each + sum(kept.nbytes for kept in self.states.values()) <= limit
 
     def batch(self, indices: Sequence[int]) -> tuple[Packed, Tensor]:
         """The groups named by `indices` as packed rows, and their states [B, T, H] at the branch."""
         packed = pack_rows([(self.groups[i].prompt, self.groups[i].completions) for i in indices]).to(self.trunk.device)
-        if not all(i in self.states for i in indices):
-            states = self.trunk.states(packed)
-            if self.keep:
-                for row, i in enumerate(indices):
-                    self.states[i] = states[row, : self.groups[i].length].clone()
-            return packed, states
-        return packed, torch.nn.utils.rnn.pad_sequence([self.states[i] for i in indices], batch_first=True)
+        keys = [self.keys[i] for i in indices]
+        if all(key in self.states for key in keys):
+            return packed, torch.nn.utils.rnn.pad_sequence([self.states[key] for key in keys], batch_first=True)
+        states = self.trunk.states(packed)
+        if self.keep:
+            for row, i in enumerate(indices):
+                self.states[keys[row]] = states[row, : self.groups[i].length].clone()
+        return packed, states
 
     def parts(self, micro_tokens: int) -> list[list[int]]:
         """All groups in parts for passes without gradient, which have room for three times as much."""

@@ -20,7 +20,7 @@ from manners.models.adapters import read_tensors
 from manners.models.heads import ScalarHead
 from manners.models.load import base_of, load_trunk
 from manners.models.packing import Packed, pack_rows
-from manners.models.trunk import Trunk
+from manners.models.trunk import TrainLayers, Trunk
 from manners.records import Completion, Prompt
 from manners.runs import read_json, write_json, writing
 from manners.text.chat import Chat
@@ -87,7 +87,8 @@ class RewardModel:
 
     @classmethod
     def load(cls, folder: Path, trunk: Trunk | None = None, adapter: str = "reward") -> RewardModel:
-        """The reward model in `folder`, on `trunk` where that is the very base it was trained on, else on a trunk of its own.
+        """The reward model in `folder`, on `trunk` where that is the very base it was trained on, with adapters on as many layers or more,
+        else on a trunk of its own.
 
         Raises MannersError for a folder that holds no reward model.
         """
@@ -100,9 +101,9 @@ class RewardModel:
         if not (folder / "head.safetensors").exists():
             raise MannersError(f"{folder} holds no reward model; train one with `manners train reward`")
         facts = read_json(folder / "manners.json")
-        fitting = (t for t in trunks if t.train_layers == facts["train_layers"] and t.fingerprint == facts["base"])
+        fitting = (t for t in trunks if _reaches(t, facts["train_layers"]) and t.fingerprint == facts["base"])
         trunk = next(fitting, None) or _own_trunk(folder, facts)
-        trunk.adapters.load(adapter, folder)
+        trunk.adapters.load(adapter, folder, partly=True)
         head = ScalarHead(trunk.width)
         head.load_state_dict(read_tensors(folder / "head.safetensors"))
         return cls(trunk, adapter, head.to(trunk.device), facts["read"], float(facts["mean"]), float(facts["std"]))
@@ -159,6 +160,11 @@ def _own_trunk(folder: Path, facts: Mapping[str, Any]) -> Trunk:
             f"the reward model in {folder} was trained on other weights than {base} now has; train it again"
         )
     return trunk
+
+
+def _reaches(trunk: Trunk, train_layers: TrainLayers) -> bool:
+    """Whether every layer that an adapter on `train_layers` changes has room for one on `trunk`."""
+    return trunk.branch == 0 or (train_layers != "all" and train_layers <= len(trunk.layers) - trunk.branch)
 
 
 def _means(hidden: Tensor, answers: Tensor, count: int) -> Tensor:

@@ -29,7 +29,7 @@ from manners.ops.probe import choose_strength, fit_probe
 from manners.records import Judgement, Pair, Prompt
 from manners.rewards.ensemble import RewardEnsemble
 from manners.rewards.evaluation import evaluate_reward
-from manners.rewards.groups import GroupStates, group_pairs, raw_rewards
+from manners.rewards.groups import GroupStates, States, group_pairs, raw_rewards
 from manners.rewards.model import Read, RewardModel
 from manners.rewards.objective import Loss, Objective, Ties, weighted_right
 from manners.runs import Run, Track, untracked, write_json
@@ -48,7 +48,7 @@ class RewardConfig(Config):
         "starter", description="what the reward model starts from: best the fine-tuned model that PPO will start from"
     )
     train_layers: TrainLayers = Field(
-        8, description="adapters on the top N layers, or 'all'; PPO shares the trunk where it has the same"
+        8, description="adapters on the top N layers, or 'all'; PPO shares the trunk where it has as many or more"
     )
     read: Read = Field(
         "last",
@@ -125,11 +125,13 @@ def train_reward(
     trunk: Trunk | None = None,
     track: Track = untracked,
     rankings: Sequence[Judgement] = (),
+    states: States | None = None,
 ) -> dict[str, Any]:
     """Train on `training`, report on `heldout` (pairs of other prompts), save to RUN/checkpoints/final; gives the evaluation.
 
     `trunk`: use this one instead of loading `config.model`; it must have adapters on the same layers. `rankings`: the judgements
-    that `training` comes from, where the config asks for ties or whole rankings.
+    that `training` comes from, where the config asks for ties or whole rankings. `states`: branch states of the same trunk, for the judges
+    that are trained on it one after the other; what is missing is added.
     """
     trunk = trunk or load_trunk(
         config.model, config.train_layers, trust_remote_code=config.trust_remote_code,
@@ -138,7 +140,7 @@ def train_reward(
     chat = Chat(trunk.tokenizer, trunk.context)
     told = _told(rankings, config)
     groups = group_pairs(training, chat, config.max_prompt_tokens, config.max_tokens, told)
-    cached = GroupStates(trunk, groups)
+    cached = GroupStates(trunk, groups, states)
     prompts = {p.id: p for p in (*(pair.prompt for pair in training), *(judgement.prompt for judgement in told))}
     asked = _asked(list(prompts.values()), chat, config) if config.normalise_on == "samples" else []
     members, ties = [], []
@@ -154,7 +156,7 @@ def train_reward(
     evaluation = {}
     if heldout:
         evaluation = evaluate_reward(members, heldout, max_prompt_tokens=config.max_prompt_tokens, max_tokens=config.max_tokens,
-                                     micro_tokens=config.micro_tokens, track=track)  # fmt: skip
+                                     micro_tokens=config.micro_tokens, states=states, track=track)  # fmt: skip
         if config.ties != "drop":
             count = sum(len(group.ties) for group in groups)
             evaluation["ties"] = {"likelihood": config.ties, "parameters": ties, "n_ties": count}

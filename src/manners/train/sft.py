@@ -110,7 +110,7 @@ def _encode(
 
 def _logps(trunk: Trunk, part: TokenBatch) -> torch.Tensor:
     """Log-probabilities [N] of the answer's tokens under the adapter, nats."""
-    states = trunk.states(part.tokens)
+    states = trunk.states(part)
     with trunk.adapters.using(ADAPTER):
         return trunk.predict(part, states).logps
 
