@@ -41,7 +41,7 @@ class DemoConfig(Config):
         minibatches=2, missing_eos_penalty=0.5, evaluate_every=3, evaluate_prompts=24, evaluate_samples=2,
         kl_budget_per_sequence=8,
     )  # fmt: skip
-    evaluate: EvaluateConfig = EvaluateConfig(temperature=0.7)
+    evaluate: EvaluateConfig = EvaluateConfig(temperature=0.7, batch=160)
 
 
 def run_demo(config: DemoConfig, folder: Path) -> dict[str, Any]:

@@ -51,8 +51,15 @@ class _Row(DynamicLayer):
     def get_seq_length(self) -> int:
         return self.filled
 
-    def keep(self, rows: Tensor) -> None:
+    def spread(self, rows: Tensor) -> None:
+        """Of every row named, as often as it is named, a copy of its own."""
         self.keys, self.values = self.keys[rows], self.values[rows]
+
+    def move(self, rows: Tensor, to: Tensor, count: int) -> None:
+        """Put `rows` in the places `to`, and keep the first `count`."""
+        for buffer in (self.keys, self.values):
+            buffer[to] = buffer[rows]
+        self.keys, self.values = self.keys[:count], self.values[:count]
 
 
 class _Drawn(NamedTuple):
@@ -163,7 +170,7 @@ class LocalSampler:
         hidden, padding = hidden[of_prompt, -1], padding[of_prompt]
         if len(places) < len(prompts):
             for layer in cache.layers:
-                layer.keep(of_prompt)
+                layer.spread(of_prompt)
         for step in range(max_tokens):
             tokens, chosen = _draw(self.shape(hidden, trunk.logits(hidden)), temperature, noise[alive, step])
             for row, token, logp, state in zip(alive.tolist(), tokens.tolist(), chosen, hidden, strict=True):
@@ -181,9 +188,14 @@ class LocalSampler:
             if not len(going):
                 break
             if len(going) < len(alive):
-                alive, hidden = alive[going], hidden[going]
+                # those at the end take the places that became free, so that no more than these are copied
+                last = going[going >= len(going)]
+                kept = torch.arange(len(going), device=device)
+                free = kept[~torch.isin(kept, going)]
+                order = kept.index_copy(0, free, last)
+                alive, hidden = alive[order], hidden[order]
                 for layer in cache.layers:
-                    layer.keep(going)
+                    layer.move(last, free, len(going))
         return [
             _Drawn(r, torch.stack(p), torch.stack(h), torch.cat(s))
             for r, p, h, s in zip(responses, logps, drawn_from, states, strict=True)
