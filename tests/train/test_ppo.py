@@ -616,9 +616,9 @@ def test_a_judge_that_fails_ends_the_loop(tmp_path: Path) -> None:
 LETTERS, GOOD = "abcdef", "abc"
 
 
-def few_letters(seed: int = 1, train_layers: Any = 2) -> Trunk:
+def few_letters(seed: int = 1, train_layers: Any = 2, *, lean: bool = True) -> Trunk:
     tokenizer = tiny_tokenizer(LETTERS)
-    return Trunk(tiny_model(vocabulary=len(tokenizer), seed=seed), tokenizer, train_layers, name="tiny")
+    return Trunk(tiny_model(vocabulary=len(tokenizer), seed=seed), tokenizer, train_layers, name="tiny", lean=lean)
 
 
 def share_of_good(_: list[str], completions: list[str]) -> list[float]:
@@ -637,11 +637,11 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def learn(folder: Path, function: Any = share_of_good, **fields: Any) -> tuple[Run, Trunk]:
+def learn(folder: Path, function: Any = share_of_good, *, lean: bool = True, **fields: Any) -> tuple[Run, Trunk]:
     config = PPOConfig(**TINY | fields)
     run = Run.create(folder, "ppo", config, {})
     judges = Judges(TextScorer(FunctionJudge(function)), TextScorer(FunctionJudge(length_of)))
-    return run, train_ppo(config, TRAIN, HELD, run, few_letters(train_layers=config.train_layers), judges)
+    return run, train_ppo(config, TRAIN, HELD, run, few_letters(train_layers=config.train_layers, lean=lean), judges)
 
 
 @pytest.fixture(scope="module")
@@ -669,6 +669,18 @@ def test_every_step_begins_at_the_policy_that_sampled_and_leaves_it(learned: tup
     assert all(row["approx_kl"] > 1e-4 for row in rows[1:-1])
     assert all(row["kl_k3"] > 0.1 for row in rows[4:])
     assert all(math.isfinite(v) for row in rows for v in row.values() if isinstance(v, float))
+
+
+def test_the_learning_curve_is_that_of_the_plain_path(tmp_path: Path, learned: tuple[Run, Trunk]) -> None:
+    plain, _ = learn(tmp_path / "run", lean=False)
+    both = list(zip(learned[0].metrics(), plain.metrics(), strict=True))
+    for name in ("reward", "entropy", "value_loss", "policy_loss", "kl_k3"):
+        fast, slow = (row[name] for row in both[0])
+        assert fast == pytest.approx(slow, rel=1e-3, abs=1e-4), name
+    for fast, slow in both:  # later a token may be drawn otherwise for a difference of rounding
+        noise = math.sqrt((fast["reward_std"] ** 2 + slow["reward_std"] ** 2) / TINY["batch"])
+        assert abs(fast["reward"] - slow["reward"]) < 2 * noise
+        assert slow["first_ratio"] == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0.5}, {"critic": "adapter"}, {"importance_cap": 2.0}])
