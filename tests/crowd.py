@@ -63,7 +63,11 @@ class Server:
             [*command, "serve", "--db", self._db, "--port", str(self.port), "--json"], stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout
-        self.told: dict[str, str] = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.communicate()
+            raise RuntimeError(f"the server at port {self.port} ended at once, with {self._process.returncode}")
+        self.told: dict[str, str] = json.loads(line)
 
     def kill(self) -> None:
         self._process.kill()
@@ -77,10 +81,11 @@ class Server:
 def free_port() -> int:
     """A port below those that the system gives to clients.
 
-    Otherwise a client that knocks while the server is down may be given that very port, talk to itself, and keep the server out.
+    Otherwise a client that knocks while the server is down may be given that very port, talk to itself, and keep the server out. The
+    system draws it: two test processes whose generators stand alike would else take the same one at the same moment.
     """
     while True:
-        port = random.randrange(15_000, 30_000)
+        port = random.SystemRandom().randrange(15_000, 30_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
