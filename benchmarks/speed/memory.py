@@ -53,7 +53,8 @@ class Size:
 
 
 def counted(size: Size) -> dict[str, int]:
-    """Bytes of one PPO iteration by what holds them; "peak" is their sum, as they are all there in an update."""
+    """Bytes of one PPO iteration by what holds them. "peak" is that of sampling, with the copy of the weights that is fast with few rows
+    and the keys and values, or that of an update, with gradients, activations and logits: whichever is more."""
     narrow = size.width * size.groups // size.heads
     each = size.linear * FLOAT
     if size.base_bits == 8:  # a byte each, and a scale for every output
@@ -70,12 +71,15 @@ def counted(size: Size) -> dict[str, int]:
     kept = 7 * size.width + 2 * size.inner + 7 * size.rank
     held = size.train_layers * size.width + kept if size.gradient_checkpointing else size.train_layers * kept
     rows, columns = min(ROWS, micro), min(TOKENS, size.vocabulary)
-    terms = {
-        "weights": base, "adapters": adapter, "gradients": adapter, "adam": 2 * adapter,
-        "states": size.batch * tokens * size.width * FLOAT, "activations": micro * held * FLOAT,
-        "logits": 2 * rows * columns * FLOAT,
-    }  # fmt: skip
-    return terms | {"peak": sum(terms.values())}
+    states = size.batch * tokens * size.width * FLOAT
+    always = {"weights": base, "adapters": adapter, "adam": 2 * adapter, "states": states}
+    sampling = {
+        "copy": (size.layers * size.linear + size.width * size.vocabulary) * FLOAT if size.base_bits == "full" else 0,
+        "cache": 2 * size.layers * size.batch * tokens * narrow * FLOAT,
+    }
+    update = {"gradients": adapter, "activations": micro * held * FLOAT, "logits": 2 * rows * columns * FLOAT}
+    peak = sum(always.values()) + max(sum(sampling.values()), sum(update.values()))
+    return always | sampling | update | {"peak": peak}
 
 
 SIZES = {  # million weights, roughly

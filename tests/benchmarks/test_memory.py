@@ -40,7 +40,14 @@ def test_every_term_by_hand(scripts: dict[str, ModuleType]) -> None:
     assert found["states"] == 4 * 8 * 64 * 4
     assert found["logits"] == 2 * 16 * 100 * 4
     assert found["activations"] == 16 * 2 * (7 * 64 + 2 * 128 + 7 * 2) * 4
-    assert found["peak"] == sum(value for name, value in found.items() if name != "peak")
+    assert found["copy"] == 4 * (4 * linear + 64 * 100)
+    assert found["cache"] == 4 * 2 * 4 * 4 * 8 * 32
+    always = found["weights"] + found["adapters"] + found["adam"] + found["states"]
+    assert found["peak"] == always + found["copy"] + found["cache"]
+    many = scripts["memory"].counted(replace(size, batch=400, micro_tokens=3200))
+    always = many["weights"] + many["adapters"] + many["adam"] + many["states"]
+    assert many["peak"] == always + many["gradients"] + many["activations"] + many["logits"]
+    assert scripts["memory"].counted(replace(size, base_bits=8))["copy"] == 0
     again = scripts["memory"].counted(replace(size, gradient_checkpointing=True))
     # the inputs of both layers, and one layer at a time
     assert again["activations"] == 16 * (2 * 64 + 7 * 64 + 2 * 128 + 7 * 2) * 4
