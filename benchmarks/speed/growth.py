@@ -74,6 +74,7 @@ def sweep(name: str, sizes: Sequence[Size], empty: float) -> dict[str, Any]:
 def figure(name: str, found: dict[str, Any]) -> str:
     """Seconds, memory and work over `name`, each as a multiple of the first point, on logarithmic axes: an SVG file."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     from manners.report.svg import COLOURS, alone, drawing, svg
 
@@ -88,7 +89,11 @@ def figure(name: str, found: dict[str, Any]) -> str:
                 found["x"], [y / found[key][0] for y in found[key]], "o-", color=COLOURS[colour], label=label, gid=key
             )
         axes.set(xscale="log", yscale="log", xlabel=name, ylabel="multiple of the first")
-        axes.legend(frameon=False, fontsize=9)
+        axes.set_xticks(found["x"], [f"{x:g}" for x in found["x"]])
+        axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+        axes.legend(frameon=False, fontsize=9, loc="upper left")
         drawn.tight_layout()
         told = f"growth with {name}: " + "; ".join(
             f"{word} {found['exponents'][key]['k']:.2f}" for key, word, _ in lines
