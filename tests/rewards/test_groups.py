@@ -145,6 +145,15 @@ def test_states_that_one_has_computed_another_finds(monkeypatch: pytest.MonkeyPa
         assert torch.equal(found[row, : groups[row].length], states[row, : groups[row].length])
 
 
+def test_the_same_prompt_with_other_answers_has_states_of_its_own() -> None:
+    trunk, prompt = tiny_trunk(train_layers=2), Prompt.of("one")
+    kept: States = {}
+    for texts in (["tea", "ink"], ["dog", "cat"]):
+        packed, states = GroupStates(trunk, group_pairs(ranked(prompt, texts), chat(), 100, 100), kept).batch([0])
+        torch.testing.assert_close(states, trunk.states(packed))
+    assert len(kept) == 2
+
+
 def test_raw_rewards_are_those_of_the_texts_in_the_order_of_the_groups() -> None:
     model = fresh_model()
     pairs = [
